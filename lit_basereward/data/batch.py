@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from lit_basereward.nn.layout import Layout
+from lit_basereward.nn.layout import Layout, Movable
 
 
 @dataclass
@@ -29,7 +27,7 @@ class StepCounts:
 
 
 @dataclass
-class Batch:
+class Batch(Movable):
     """A micro-batch of rows, laid out. Holds no :class:`Preference` (Lightning refuses frozen dataclasses).
 
     Shape legend: R rows, N responses (row-major), T tokens.
@@ -61,21 +59,3 @@ class Batch:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.row_index)
-
-    def _map(self, method: str, *args: Any, **kwargs: Any) -> Batch:
-        def apply(value: Any) -> Any:
-            if isinstance(value, Tensor | Layout):
-                return getattr(value, method)(*args, **kwargs)
-            if isinstance(value, dict):
-                return {key: apply(item) for key, item in value.items()}
-            return value
-
-        return Batch(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """A copy on ``device``."""
-        return self._map("to", device, non_blocking=non_blocking)
-
-    def pin_memory(self) -> Batch:
-        """A copy in page-locked memory; the data loader calls it."""
-        return self._map("pin_memory")

@@ -10,6 +10,10 @@ class RowError(ValueError):
     """A row that cannot be used. The message names the file, the row and the mend."""
 
 
+class TooLong(RowError):
+    """A row with more tokens than ``max_length``."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePart:
     """The place in a message where the next of the row's images stands."""

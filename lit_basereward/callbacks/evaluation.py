@@ -1,0 +1,214 @@
+"""From rewards to figures: the one place that knows both the rows of a source and what the model gave them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import Tensor
+
+from lit_basereward.data.batch import Batch
+from lit_basereward.losses.functional import comparisons
+from lit_basereward.metrics import accuracy_interval, reward_length_correlation
+
+# Per response: row_index, reward, rating, length. One such block per batch, so that a row is never cut in two.
+_COLUMNS = 4
+
+
+@dataclass
+class SourceResult:
+    """What a model reached on one source.
+
+    Args:
+        rows: evaluated rows.
+        comparisons: strictly ordered pairs in them.
+        accuracy: share of comparisons whose better response scores strictly higher (ties are wrong).
+        low, high: 95 % interval of the accuracy, rows as clusters.
+        reward_ties: share of comparisons with equal rewards.
+        margin: mean reward difference of better and worse.
+        better_reward, worse_reward: means; the ``_std`` their standard deviations.
+        reward_length_correlation: Pearson, over responses.
+        dropped: rows left out because they could not be read.
+    """
+
+    rows: int
+    comparisons: int
+    accuracy: float
+    low: float
+    high: float
+    reward_ties: float
+    margin: float
+    better_reward: float
+    better_reward_std: float
+    worse_reward: float
+    worse_reward_std: float
+    reward_length_correlation: float
+    dropped: int = 0
+
+
+def evaluate(index: Tensor, rewards: Tensor, ratings: Tensor, lengths: Tensor, dropped: int = 0) -> SourceResult:
+    """Figures of one source.
+
+    Args:
+        index: [N] row of each response, ascending.
+        rewards: [N]
+        ratings: [N] NaN is unrated.
+        lengths: [N] tokens.
+        dropped: rows that were left out.
+    """
+    better, worse = comparisons(index, ratings)
+    b, w = rewards[better], rewards[worse]
+    rows, of = torch.unique_consecutive(index, return_inverse=True)
+    correct = torch.zeros(len(rows)).index_add_(0, of[better], (b > w).float())
+    total = torch.zeros(len(rows)).index_add_(0, of[better], torch.ones(len(b)))
+    accuracy, low, high = accuracy_interval(correct, total)
+
+    def mean_std(values: Tensor) -> tuple[float, float]:
+        return (values.mean().item(), values.std(correction=0).item()) if len(values) else (float("nan"),) * 2
+
+    return SourceResult(
+        len(rows), len(b), accuracy, low, high,
+        (b == w).float().mean().item() if len(b) else float("nan"),
+        mean_std(b - w)[0], *mean_std(b), *mean_std(w),
+        float(reward_length_correlation(rewards, lengths)), dropped,
+    )  # fmt: skip
+
+
+class Evaluation(Callback):
+    """Gathers rewards over ranks by row, and logs, prints and stores each source's figures.
+
+    In validation: ``val/<source>/<figure>`` and ``val/accuracy``, the mean over sources, to monitor. In test: a table,
+    and ``results.json`` in the run's folder. Histograms of rewards go to TensorBoard.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[str, SourceResult] = {}
+        self._blocks: dict[int, list[Tensor]] = {}
+        self._dropped: dict[int, list[str]] = {}
+
+    def _start(self) -> None:
+        self._blocks, self._dropped = {}, {}
+
+    def _add(self, rewards: Tensor, batch: Batch, loader: int) -> None:
+        self._dropped.setdefault(loader, []).extend(batch.dropped)
+        columns = (batch.row_index[batch.row], rewards, batch.ratings, batch.lengths)
+        block = torch.stack([column.detach().double().cpu() for column in columns])
+        self._blocks.setdefault(loader, []).append(block[:, block[0] >= 0])
+
+    def _finish(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Gather, sort by row, reckon, log."""
+        names = trainer.datamodule.source_names(stage)  # type: ignore[attr-defined]
+        results = {}
+        for loader, name in enumerate(names):
+            own = torch.cat(self._blocks.get(loader, [torch.empty(_COLUMNS, 0, dtype=torch.float64)]), dim=1)
+            dropped = self._dropped.get(loader, [])
+            if trainer.world_size > 1:
+                gathered: list[Any] = [None] * trainer.world_size
+                torch.distributed.all_gather_object(gathered, (own, dropped))
+                own = torch.cat([block for block, _ in gathered], dim=1)
+                dropped = [message for _, messages in gathered for message in messages]
+            for message in dropped:
+                rank_zero_warn(f"left out of {name}: {message}")
+            index, rewards, ratings, lengths = own[:, own[0].argsort(stable=True)]
+            results[name] = evaluate(index.long(), rewards.float(), ratings.float(), lengths, len(dropped))
+            self._histograms(trainer, f"{stage}/{name}", rewards, ratings)
+        self.results = results
+        if results:
+            accuracies = [result.accuracy for result in results.values()]
+            module.log(f"{stage}/accuracy", sum(accuracies) / len(accuracies), prog_bar=True, rank_zero_only=False)
+        for name, result in results.items():
+            module.log_dict({f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()})
+
+    @rank_zero_only
+    def _histograms(self, trainer: pl.Trainer, tag: str, rewards: Tensor, ratings: Tensor) -> None:
+        """Rewards of all responses of a source."""
+        for logger in trainer.loggers:
+            writer = getattr(logger, "experiment", None)
+            if hasattr(writer, "add_histogram") and len(rewards):
+                writer.add_histogram(f"{tag}/rewards", rewards.numpy(), trainer.global_step)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the last pass."""
+        self._start()
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the last pass."""
+        self._start()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's rewards."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's rewards."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log every source; a sanity check sees too few rows to be of use."""
+        if not trainer.sanity_checking:
+            self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log every source, print the table, write ``results.json``."""
+        self._finish(trainer, pl_module, "test")
+        table = results_table(self.results, trainer.datamodule.blank_of)  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "results.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(table, indent=2) + "\n")
+            print(f"\n{format_table(table)}\n\nresults: {path}")
+
+
+def results_table(results: dict[str, SourceResult], blank_of: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """``{source: {rows, accuracy, low, high, accuracy_blank_image}}``, a blanked copy beside its source.
+
+    Args:
+        results: by source.
+        blank_of: name of a source with blanked images -> name of the source itself.
+    """
+    blanks = {blank_of[name]: result.accuracy for name, result in results.items() if name in blank_of}
+    return {
+        name: {
+            "rows": result.rows,
+            "accuracy": result.accuracy,
+            "low": result.low,
+            "high": result.high,
+            "accuracy_blank_image": blanks.get(name),
+        }
+        for name, result in results.items()
+        if blank_of.get(name) not in results
+    }
+
+
+def format_table(table: dict[str, dict[str, Any]]) -> str:
+    """The table as aligned text."""
+    width = max([len("source"), *map(len, table)])
+    lines = [f"{'source':<{width}}   rows  accuracy  95 % interval   image blanked"]
+    for name, r in table.items():
+        blank = "" if r["accuracy_blank_image"] is None else f"{r['accuracy_blank_image']:.3f}"
+        lines.append(
+            f"{name:<{width}}  {r['rows']:>5}  {r['accuracy']:>8.3f}  {r['low']:.3f} to {r['high']:.3f}  {blank:>14}"
+        )
+    return "\n".join(lines)

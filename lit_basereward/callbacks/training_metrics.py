@@ -1,0 +1,124 @@
+"""What a training step did, logged once per optimizer step over all devices and accumulated micro-batches."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_basereward.data.batch import Batch
+from lit_basereward.losses.functional import comparisons, ties
+
+_SUMS = (
+    "loss", "comparisons", "correct", "reward_ties", "margin", "better", "better_sq", "worse", "worse_sq",
+    "n", "r", "l", "rr", "ll", "rl", "tokens", "padding", "rows", "dropped",
+)  # fmt: skip
+
+
+class TrainingMetrics(Callback):
+    """Logs loss, accuracy, margins, rewards, their correlation with length, gradient norm, throughput and padding.
+
+    Accuracy counts a tie of rewards as wrong, and ties are logged apart. Rates (``tokens_per_s``, ``rows_per_s``) are
+    over the wall time since the last logged step. The first step is told in one line: Bradley-Terry starts at
+    log 2 = 0.693 when rewards start equal.
+    """
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+        self._rate = torch.zeros(2, dtype=torch.float64)
+        self._since = 0.0
+        self._step = 0
+        self._first = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._since, self._step = time.perf_counter(), trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Log the gradient norm before clipping."""
+        if self._due(trainer, trainer.global_step + 1):
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            pl_module.log("train/grad_norm", getattr(norm, "full_tensor", lambda: norm)())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Add the micro-batch; after the last one of an optimizer step, log."""
+        self._sums += _micro_batch(outputs, batch)
+        for message in batch.dropped:
+            rank_zero_warn(f"left out in training: {message}")
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self._rate += self._sums[[_SUMS.index("tokens"), _SUMS.index("rows")]]
+        if self._first or self._due(trainer, trainer.global_step):
+            device = pl_module.device
+            both = torch.cat([self._sums, self._rate]).to(device, torch.float32 if device.type == "mps" else None)
+            both = trainer.strategy.reduce(both, reduce_op="sum")
+            now = time.perf_counter()
+            logs = figures(dict(zip(_SUMS, both.tolist(), strict=False)))
+            logs["tokens_per_s"], logs["rows_per_s"] = (both[-2:] / (now - self._since)).tolist()
+            self._rate.zero_()
+            self._since = now
+            if self._first and trainer.global_step == 1:
+                rank_zero_info(
+                    f"first step: loss {logs['loss']:.3f} (Bradley-Terry on equal rewards is 0.693), accuracy of the "
+                    f"untrained model {logs['accuracy']:.3f} on {int(both[_SUMS.index('comparisons')])} comparisons"
+                )
+            self._first = False
+            pl_module.log_dict({f"train/{name}": value for name, value in logs.items()})
+            pl_module.log("loss", logs["loss"], prog_bar=True, logger=False)
+            pl_module.log("accuracy", logs["accuracy"], prog_bar=True, logger=False)
+        self._sums.zero_()
+
+    @staticmethod
+    def _due(trainer: pl.Trainer, step: int) -> bool:
+        return step == 1 or step % trainer.log_every_n_steps == 0
+
+
+def _micro_batch(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    """[len(_SUMS)] float64 sums over one micro-batch."""
+    rewards, lengths = outputs["rewards"].double().cpu(), batch.lengths.double().cpu()
+    row, ratings = batch.row.cpu(), batch.ratings.cpu()
+    kept = (batch.row_index >= 0).cpu()[row]
+    better, worse = comparisons(row, ratings)
+    b, w, r, n = rewards[better], rewards[worse], rewards[kept], lengths[kept]
+    values = (
+        float(outputs["share"]), len(b), (b > w).sum(), (b == w).sum(), (b - w).sum(), b.sum(), (b * b).sum(),
+        w.sum(), (w * w).sum(), len(r), r.sum(), n.sum(), (r * r).sum(), (n * n).sum(), (r * n).sum(),
+        batch.layout.num_tokens, batch.layout.num_padding, (batch.row_index >= 0).sum(), len(batch.dropped),
+    )  # fmt: skip
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
+def figures(sums: dict[str, float]) -> dict[str, float]:
+    """Means, standard deviations and the reward-length correlation from sums over a step."""
+    c, n = max(sums["comparisons"], 1.0), max(sums["n"], 1.0)
+
+    def std(square: float, total: float, count: float) -> float:
+        return max(square / count - (total / count) ** 2, 0.0) ** 0.5
+
+    spread = std(sums["rr"], sums["r"], n) * std(sums["ll"], sums["l"], n)
+    covariance = sums["rl"] / n - sums["r"] * sums["l"] / n**2
+    return {
+        "loss": sums["loss"],
+        "accuracy": sums["correct"] / c,
+        "reward_ties": sums["reward_ties"] / c,
+        "margin": sums["margin"] / c,
+        "better_reward": sums["better"] / c,
+        "better_reward_std": std(sums["better_sq"], sums["better"], c),
+        "worse_reward": sums["worse"] / c,
+        "worse_reward_std": std(sums["worse_sq"], sums["worse"], c),
+        "reward_length_correlation": covariance / spread if spread > 1e-12 else 0.0,
+        "padding_fraction": sums["padding"] / max(sums["padding"] + sums["tokens"], 1.0),
+        "dropped_rows": sums["dropped"],
+    }

@@ -1,0 +1,185 @@
+"""What every reward paradigm is: a scorer of responses that trains by ranking them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_basereward.callbacks.evaluation import Evaluation
+from lit_basereward.callbacks.training_metrics import TrainingMetrics
+from lit_basereward.data.batch import Batch
+from lit_basereward.data.collator import Collator
+from lit_basereward.modules.recipe import class_path, recipe
+from lit_basereward.modules.schedule import WarmupCosine
+from lit_basereward.nn.backbone import Backbone
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+
+
+class RewardModule(pl.LightningModule, ABC):
+    """A reward model of any paradigm. Subclasses build a network, score a batch and give its loss.
+
+    Args:
+        backbone: which model to start from and which of its parts train.
+        optimizer: factory from parameters to an optimizer. AdamW at 3e-6 is the paper's rate; weight decay 0 is our
+            choice.
+        schedule: factory from optimizer and number of steps to a schedule, stepped once per optimizer step.
+        head_lr: learning rate of the reward head where it shall differ from the backbone's.
+        allow_bf16_weights: permit precision bf16-true with a trainable backbone, whose weights then lose most of
+            every small update.
+    """
+
+    comparable_across_rows: ClassVar[bool] = True
+    """False where a reward means something only beside the other responses of its row."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: OptimizerFactory = lambda parameters: torch.optim.AdamW(parameters, lr=3e-6, weight_decay=0.0),
+        schedule: ScheduleFactory = WarmupCosine,
+        head_lr: float | None = None,
+        allow_bf16_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.make_optimizer, self.make_schedule, self.head_lr = optimizer, schedule, head_lr
+        self.allow_bf16_weights = allow_bf16_weights
+
+    # ------------------------------------------------------------------------------------ what a paradigm defines
+    @abstractmethod
+    def collator(self, training: bool) -> Collator:
+        """How rows become batches for this paradigm."""
+
+    @abstractmethod
+    def score(self, batch: Batch) -> Tensor:
+        """Rewards of all responses, [N] float32 in log-odds units; the caller sets grad mode."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's share of the step's loss (a sum over micro-batches and devices), and what to log.
+
+        Returns:
+            scalar, and a dict that holds at least the detached ``rewards`` [N].
+        """
+
+    @property
+    def uses_ties(self) -> bool:
+        """True if rows whose only information is a tie are of use in training."""
+        return False
+
+    # ---------------------------------------------------------------------------------------------------- steps
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss whose mean over devices and accumulated micro-batches is the step's loss."""
+        loss, outputs = self.loss(batch)
+        return {"loss": loss * self.trainer.world_size * self.trainer.accumulate_grad_batches, **outputs}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Rewards [N]; the evaluation callback gathers them by row."""
+        return self.score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Rewards [N]; the evaluation callback gathers them by row."""
+        return self.score(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Rewards [N]; the prediction writer puts them to disk."""
+        return self.score(batch)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Metrics belong to the model, so a Trainer built in Python has them too."""
+        return [TrainingMetrics(), Evaluation()]
+
+    # ------------------------------------------------------------------------------------------------- optimizer
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One group for the backbone and one for the head, on a schedule of optimizer steps."""
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for name, p in trained if not name.startswith("model.head.")], "name": "backbone"},
+            {"params": [p for name, p in trained if name.startswith("model.head.")], "name": "head"},
+        ]
+        if self.head_lr is not None:
+            groups[1]["lr"] = self.head_lr
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_schedule(optimizer, int(total)), "interval": "step"},
+        }
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write hyper-parameters as the YAML that builds this module, also where it was built in Python."""
+        hyper_parameters = {
+            key: recipe(value) for key, value in self.hparams.items() if key not in ("_class_path", "_instantiator")
+        }
+        checkpoint["hyper_parameters"] = {
+            "_class_path": class_path(type(self)),
+            **hyper_parameters,
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another network, and say what differs.
+
+        Raises:
+            ValueError: naming missing, unexpected and differently shaped parameters.
+        """
+        check_weights(self, checkpoint["state_dict"])
+
+    # ------------------------------------------------------------------------------------------------- precision
+    def setup(self, stage: str) -> None:
+        """Refuse precisions in which training would silently go wrong.
+
+        Raises:
+            ValueError: naming the precision and what to use.
+        """
+        precision = str(self.trainer.precision)
+        if precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision {precision} is not supported; use one of {', '.join(PRECISIONS)}")
+        if self.backbone.dtype == "bfloat16" and precision == "32-true":
+            raise ValueError("backbone.dtype bfloat16 needs trainer.precision bf16-mixed, where its parts meet float32")
+        trainable = stage == "fit" and set(self.backbone.freeze) < {"vision", "projector", "language"}
+        if precision == "bf16-true" and trainable and not self.allow_bf16_weights:
+            raise ValueError(
+                "trainer.precision bf16-true stores the weights in bfloat16, where a step at 3e-6 changes few of them; "
+                "use bf16-mixed, or set model.allow_bf16_weights: true"
+            )
+
+
+def check_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Compare names and shapes of a checkpoint's weights with the module's.
+
+    Raises:
+        ValueError: naming missing, unexpected and differently shaped parameters.
+    """
+    own = module.state_dict()
+    shapes = [
+        f"{key} is {list(weights[key].shape)} there, {list(own[key].shape)} here"
+        for key in own.keys() & weights.keys()
+        if weights[key].shape != own[key].shape
+    ]
+    differences = {"lacks": own.keys() - weights.keys(), "has besides": weights.keys() - own.keys(), "differs": shapes}
+    if any(differences.values()):
+        told = [
+            f"{what} {len(keys)}: {', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''}"
+            for what, keys in differences.items()
+            if keys
+        ]
+        raise ValueError(
+            f"the checkpoint is of another network ({'; '.join(told)}); "
+            "configure the head and backbone that it was trained with"
+        )

@@ -1,0 +1,155 @@
+"""The backbone recipe: which multimodal language model, how it is loaded and which of its parts train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Part = Literal["vision", "projector", "language"]
+PARTS: tuple[Part, ...] = ("vision", "projector", "language")
+
+# What families call these parts. A projector may sit inside the vision tower (Qwen's merger), so it is looked for first.
+_PROJECTOR = ("merger", "projector", "connector", "image_newline")
+_VISION = ("visual.", "vision_tower.", "vision_model.", "vision_encoder.", "image_tower.")
+
+
+def part_of(parameter_name: str) -> Part:
+    """The part of a backbone that a parameter belongs to, by its name."""
+    if any(word in parameter_name for word in _PROJECTOR):
+        return "projector"
+    return "vision" if parameter_name.startswith(_VISION) else "language"
+
+
+@dataclass
+class Backbone:
+    """A recipe: cheap to build, print and store in a checkpoint. :meth:`load` does the work.
+
+    Args:
+        name_or_path: hub id or local folder of a vision-language model (Qwen2.5-VL, Qwen2-VL, Qwen3-VL, LLaVA-OneVision
+            and others) or of a text-only one (Qwen2, Qwen3, Llama).
+        init: ``pretrained`` weights, or ``random`` ones from the folder's config alone.
+        dtype: storage of frozen parts. What trains is always stored in float32: at the paper's learning rate of 3e-6
+            weights stored in bfloat16 lose most of every update.
+        attention: kernel of the vision tower, and of the language part in the padded layout.
+        freeze: parts that do not train: ``vision`` (the tower without its projector), ``projector``, ``language``.
+            Frozen vision is our choice; the paper is silent.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        max_pixels: larger images are shrunk to this many pixels, aspect ratio kept (our choice).
+        max_length: most tokens of prompt and one response together, images included (our choice).
+        system_prompt: first turn of prompts that have none. None leaves it to the chat template (Qwen2.5-VL's writes
+            "You are a helpful assistant.").
+        text_tokens: added tokens that are read as one token in prompts and responses, such as ``<think>``. Any other
+            special token in a text stays text.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run model code that comes with the weights. Never needed for the families above.
+    """
+
+    name_or_path: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    init: Literal["pretrained", "random"] = "pretrained"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    freeze: list[Part] = field(default_factory=lambda: ["vision"])  # type: ignore[arg-type]
+    gradient_checkpointing: bool = False
+    max_pixels: int = 1_003_520
+    max_length: int = 32_768
+    system_prompt: str | None = None
+    text_tokens: list[str] = field(default_factory=list)
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def folder(self) -> str:
+        """Where config, processor and weights come from; a subclass may make them on the spot."""
+        return self.name_or_path
+
+    def config(self) -> PreTrainedConfig:
+        """The model's configuration.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.folder(), **self._source())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"backbone {self.name_or_path!r} has no readable config.json; give a hub id or the folder of a "
+                f"Hugging Face model ({_first_line(error)})"
+            ) from error
+
+    def processor(self) -> Any:
+        """The processor of a vision-language model, or the tokenizer of a text-only one."""
+        from lit_basereward.data.processor import load_processor
+
+        return load_processor(
+            self.folder(), revision=self.revision, trust_remote_code=self.trust_remote_code, max_pixels=self.max_pixels
+        )
+
+    def load(self, weights: bool = True) -> PreTrainedModel:
+        """The base model without its language head, in training mode, with frozen parts frozen.
+
+        Args:
+            weights: False skips reading pretrained weights, for when a checkpoint fills them anyway.
+
+        Raises:
+            ValueError: if the folder has no weights, or a part to freeze that it does not have.
+        """
+        from transformers import AutoModel
+
+        if weights and self.init == "pretrained":
+            try:
+                base, info = AutoModel.from_pretrained(
+                    self.folder(),
+                    dtype=torch.float32,
+                    attn_implementation=self.attention,
+                    output_loading_info=True,
+                    **self._source(),
+                )
+            except OSError as error:
+                raise ValueError(
+                    f"backbone {self.name_or_path!r} has no readable weights; complete the folder, or set "
+                    f"backbone.init: random to train from scratch ({_first_line(error)})"
+                ) from error
+            if info["missing_keys"]:
+                raise ValueError(
+                    f"backbone {self.name_or_path!r} lacks weights for {len(info['missing_keys'])} parameters, first "
+                    f"{sorted(info['missing_keys'])[0]!r}; the folder is incomplete or of another model"
+                )
+        else:
+            base = AutoModel.from_config(
+                self.config(),
+                dtype=torch.float32,
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+            )
+        self._freeze(base)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        return base.train()  # from_pretrained gives eval mode, in which checkpointing never runs
+
+    def _source(self) -> dict[str, Any]:
+        return {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
+
+    def _freeze(self, base: nn.Module) -> None:
+        found = {part_of(name) for name, _ in base.named_parameters()}
+        for part in self.freeze:
+            if part not in PARTS:
+                raise ValueError(f"backbone.freeze has {part!r}; known parts are {', '.join(PARTS)}")
+            # A text-only model has nothing to see with, so the default `vision` asks for nothing there.
+            if part not in found and found != {"language"}:
+                raise ValueError(f"backbone {self.name_or_path!r} has no {part} to freeze; it has {sorted(found)}")
+        for name, parameter in base.named_parameters():
+            if part_of(name) in self.freeze:
+                parameter.requires_grad_(False)
+                parameter.data = parameter.data.to(getattr(torch, self.dtype))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+

@@ -1,0 +1,169 @@
+"""Backbone and head as one network: a laid-out batch in, one reward per response out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_basereward.nn import attention
+from lit_basereward.nn.heads import RewardHead
+from lit_basereward.nn.layout import Layout
+
+# Model types whose rewards and gradients in the shared layout equal one response at a time, proven by our tests, with
+# full causal attention in every layer. Others are probed once before they are trusted.
+SHARED_LAYOUT = frozenset(
+    {"qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "internvl", "llava", "glm4v", "qwen2", "qwen3", "llama"}
+)
+# Model types whose image features come as one tensor per image, so that rows with the same image can share them.
+FEATURES_PER_IMAGE = frozenset({"qwen2_5_vl", "qwen2_vl", "qwen3_vl", "glm4v", "llava_onevision"})
+_PIXELS = "pixel_values"
+
+
+def text_config(config: Any) -> Any:
+    """The language part of a model's configuration."""
+    return config.get_text_config()
+
+
+def attends_fully(config: Any) -> bool:
+    """True if every layer of the language part sees all earlier tokens: no window, no linear attention."""
+    text = text_config(config)
+    if getattr(text, "layer_types", None):
+        return all(kind == "full_attention" for kind in text.layer_types)
+    return not getattr(text, "sliding_window", None) or getattr(text, "use_sliding_window", True) is False
+
+
+class RewardModel(nn.Module):
+    """A multimodal language model whose language head is replaced by a reward head (paper, section 3.1).
+
+    Args:
+        base: base model of transformers, without language head.
+        head: from the state at each response's last token to its reward.
+    """
+
+    def __init__(self, base: nn.Module, head: RewardHead) -> None:
+        super().__init__()
+        self.base, self.head = base, head
+        attention.register()
+        # The language part alone: a vision tower keeps its own kernel. Without a layout, `branch` is plain SDPA.
+        decoder_config = base.get_decoder().config  # type: ignore[operator]
+        if decoder_config._attn_implementation == "sdpa":
+            decoder_config._attn_implementation = attention.NAME
+
+    def forward(self, inputs: dict[str, Tensor], layout: Layout) -> Tensor:
+        """Rewards of all responses of a batch.
+
+        Args:
+            inputs: ``input_ids`` [1, T] (shared) or [N, L] (padded) and what the processor returned beside them.
+            layout: which tokens are what.
+
+        Returns:
+            [N] rewards, float32, in log-odds units.
+
+        Raises:
+            ValueError: if images come without what their positions are computed from, or if placeholders and image
+                features differ in number.
+        """
+        inputs = dict(inputs)
+        self._check_positions(inputs)
+        unused = self._see_dummy(inputs)
+        states = self._shared(inputs, layout) if layout.shared else self._padded(inputs)
+        return self.head(states.flatten(0, 1)[layout.pooled]) + unused
+
+    def _padded(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The backbone's own forward pass, untouched."""
+        return self.base(**inputs, use_cache=False).last_hidden_state
+
+    def _shared(self, inputs: dict[str, Tensor], layout: Layout) -> Tensor:
+        """The backbone's own forward pass over the packed sequence, with our positions and attention."""
+        input_ids = inputs.pop("input_ids")
+        image_index = inputs.pop("image_index", None)
+        positions = self.positions(input_ids, inputs.pop("mm_token_type_ids", None), inputs, image_index, layout)
+        if image_index is not None:
+            features = self.base.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
+            inputs = {"mm_encoder_outputs": {"image": _select(features, image_index)}}  # type: ignore[dict-item]
+        return self.base(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            position_ids=positions,
+            use_cache=False,  # a cache would let the packed rows see each other
+            layout=layout,
+            **inputs,
+        ).last_hidden_state
+
+    def positions(
+        self,
+        input_ids: Tensor,
+        token_types: Tensor | None,
+        vision: dict[str, Tensor],
+        image_index: Tensor | None,
+        layout: Layout,
+    ) -> Tensor:
+        """Position of every token of the packed sequence: each branch continues from its prompt's largest position.
+
+        Args:
+            input_ids: [1, T]
+            token_types: [1, T] 0 text, 1 image; needed by backbones with multimodal rotary positions.
+            vision: what the image processor returned.
+            image_index: [images] entry of ``vision`` for each image of the sequence; None is one each, in order.
+            layout: the shared layout.
+
+        Returns:
+            [3, 1, T] (temporal, height, width) for such backbones, else [1, T].
+        """
+        prefixes, valid, real = layout.prefixes, layout.prefix_valid, layout.prefix_real
+        assert prefixes is not None and valid is not None and real is not None and layout.branch_row is not None
+        if self._multimodal_positions and vision:
+            assert token_types is not None
+            grids = {k: v if image_index is None else v[image_index] for k, v in vision.items() if k.endswith("grid_thw")}
+            prompt, _ = self.base.get_rope_index(  # type: ignore[operator]
+                input_ids[0][prefixes],
+                mm_token_type_ids=token_types[0][prefixes],
+                attention_mask=valid.long(),
+                **grids,
+            )
+        else:
+            prompt = (valid.long().cumsum(-1) - 1)[None]
+        ends = prompt.masked_fill(~valid, -1).amax((0, 2)) + 1  # [R]
+        branches = (ends[layout.branch_row] + layout.branch_offset).expand(len(prompt), -1)
+        positions = torch.cat([prompt.flatten(1)[:, real], branches], dim=1)
+        if self._multimodal_positions:
+            return positions.expand(3, -1)[:, None]
+        return positions
+
+    @property
+    def _multimodal_positions(self) -> bool:
+        return hasattr(self.base, "get_rope_index")
+
+    def _check_positions(self, inputs: dict[str, Tensor]) -> None:
+        """Without token types or grids such a backbone falls back to one-dimensional positions without a word."""
+        if self._multimodal_positions and _PIXELS in inputs:
+            missing = [key for key in ("mm_token_type_ids", "image_grid_thw") if key not in inputs]
+            if missing:
+                raise ValueError(
+                    f"images came without {' and '.join(missing)}, from which their positions are computed; "
+                    "pass everything that the processor returns"
+                )
+
+    def _see_dummy(self, inputs: dict[str, Tensor]) -> Tensor | float:
+        """Zero that depends on the vision tower, for a micro-batch without images beside ranks that have some."""
+        dummy = {key.removeprefix("dummy_"): inputs.pop(key) for key in list(inputs) if key.startswith("dummy_")}
+        if not dummy:
+            return 0.0
+        features = self.base.get_image_features(**dummy, return_dict=True)  # type: ignore[operator]
+        seen = [features.pooler_output, getattr(features, "deepstack_features", None) or []]
+        return sum(0.0 * tensor.float().sum() for tensor in _tensors(seen))  # type: ignore[return-value]
+
+
+def _select(features: Any, index: Tensor) -> Any:
+    """Image features with one entry per image, repeated and ordered by ``index``."""
+    chosen = index.tolist()
+    features.pooler_output = tuple(features.pooler_output[i] for i in chosen)
+    if getattr(features, "deepstack_features", None) is not None:
+        features.deepstack_features = [tuple(layer[i] for i in chosen) for layer in features.deepstack_features]
+    return features
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [tensor for item in value for tensor in _tensors(item)]
