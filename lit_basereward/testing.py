@@ -13,7 +13,7 @@ from lit_basereward.data.sources.base import Source
 from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
 from lit_basereward.demo.tiny import QWEN_IMAGE_SLOT, tiny_tokenizer, token_id, write_backbone_folder, write_weights
 
-_WORDS = "the a cat dog sits runs on under red blue small table and is not quite here today because of rain".split()
+_WORDS = ["the", "a", "cat", "dog", "sits", "on", "under", "red", "small", "table", "and", "is", "not", "quite", "here"]
 
 
 def tiny_backbone_folder(
@@ -155,7 +155,7 @@ _QWEN_IMAGES = {"image_processor_type": "Qwen2VLImageProcessor", "temporal_patch
 _QWEN_TOWER = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64}
 _VIT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 _TILES = [[28, 28], [28, 56], [56, 28], [56, 56]]
-_GLM_TOKENS = {f"{end}_of_{kind}_token": f"<|{end}_of_{kind}|>" for end in ("begin", "end") for kind in ("image", "video")}
+_GLM_ENDS = [(end, kind) for end in ("begin", "end") for kind in ("image", "video")]
 
 _RECIPES: dict[str, _Recipe] = {
     "qwen2_5_vl": _Recipe(
@@ -244,8 +244,10 @@ _RECIPES: dict[str, _Recipe] = {
         config={
             "image_token_id": "<|image|>",
             "video_token_id": "<|video|>",
-            **{f"{kind}_start_token_id": f"<|begin_of_{kind}|>" for kind in ("image", "video")},
-            **{f"{kind}_end_token_id": f"<|end_of_{kind}|>" for kind in ("image", "video")},
+            "image_start_token_id": "<|begin_of_image|>",
+            "image_end_token_id": "<|end_of_image|>",
+            "video_start_token_id": "<|begin_of_video|>",
+            "video_end_token_id": "<|end_of_video|>",
             "vision_config": {**_QWEN_TOWER, "image_size": 56},
         },
         # The limits count two frames: a still image is repeated.
@@ -254,7 +256,11 @@ _RECIPES: dict[str, _Recipe] = {
             "size": {"shortest_edge": 2 * 28 * 28, "longest_edge": 2 * 112 * 112},
         },
         image_slot="<|begin_of_image|><|image|><|end_of_image|>",
-        named_tokens={"image_token": "<|image|>", "video_token": "<|video|>", **_GLM_TOKENS},
+        named_tokens={
+            "image_token": "<|image|>",
+            "video_token": "<|video|>",
+            **{f"{end}_of_{kind}_token": f"<|{end}_of_{kind}|>" for end, kind in _GLM_ENDS},
+        },
     ),
     "qwen2": _Recipe(),
     "qwen3": _Recipe(text={"head_dim": 16}),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_basereward.data.batch import Batch
 from lit_basereward.losses.functional import comparisons
-from lit_basereward.metrics import accuracy_interval, reward_length_correlation
+from lit_basereward.metrics import accuracy_interval, pair_accuracy_by_row, reward_length_correlation
 
 # Per response: row_index, reward, rating, length. One such block per batch, so that a row is never cut in two.
 _COLUMNS = 4
@@ -62,19 +62,18 @@ def evaluate(index: Tensor, rewards: Tensor, ratings: Tensor, lengths: Tensor, d
         lengths: [N] tokens.
         dropped: rows that were left out.
     """
-    better, worse = comparisons(index, ratings)
-    b, w = rewards[better], rewards[worse]
-    rows, of = torch.unique_consecutive(index, return_inverse=True)
-    correct = torch.zeros(len(rows)).index_add_(0, of[better], (b > w).float())
-    total = torch.zeros(len(rows)).index_add_(0, of[better], torch.ones(len(b)))
+    rows, row = torch.unique_consecutive(index, return_inverse=True)
+    correct, ties, total = pair_accuracy_by_row(rewards, row, ratings)
     accuracy, low, high = accuracy_interval(correct, total)
+    better, worse = comparisons(row, ratings)
+    b, w = rewards[better], rewards[worse]
 
     def mean_std(values: Tensor) -> tuple[float, float]:
         return (values.mean().item(), values.std(correction=0).item()) if len(values) else (float("nan"),) * 2
 
     return SourceResult(
         len(rows), len(b), accuracy, low, high,
-        (b == w).float().mean().item() if len(b) else float("nan"),
+        (ties.sum() / total.sum()).item(),
         mean_std(b - w)[0], *mean_std(b), *mean_std(w),
         float(reward_length_correlation(rewards, lengths)), dropped,
     )  # fmt: skip

@@ -58,8 +58,8 @@ def image_ref(value: Any, root: Path | None, where: str) -> ImageRef:
         return ImageRef(data=value)
     if not isinstance(value, str) or not value.strip():
         raise RowError(
-            f"{where} has the image {_short(value)}; give a path, base64, a data URI, or {{'bytes': ..., 'path': ...}}, "
-            "and leave the key out where there is no image"
+            f"{where} has the image {_short(value)}; give a path, base64, a data URI, or "
+            "{'bytes': ..., 'path': ...}, and leave the key out where there is no image"
         )
     if value[:5].lower() == "data:":
         return _from_data_uri(value, where)
@@ -106,7 +106,9 @@ def _from_path(value: str, root: Path | None, where: str) -> ImageRef:
     if not inside:
         raise RowError(f"{where} has the image {_short(value)}, outside image_root {base}; move the file or image_root")
     if size == 0:
-        raise RowError(f"{where} has the image {_short(value)}, which has 0 bytes in {base}; restore it or remove the row")
+        raise RowError(
+            f"{where} has the image {_short(value)}, a file of 0 bytes in {base}; restore it or remove the row"
+        )
     raise RowError(
         f"{where} has the image {_short(value)}, and there is no such file in {base}; "
         "correct the path, or set image_root to the folder that it is relative to"
@@ -144,17 +146,18 @@ def open_image(ref: ImageRef, where: str, max_image_pixels: int = 100_000_000) -
         RowError: if the file is missing, empty, truncated, corrupt, too large or of another format than FORMATS.
     """
     with _reading(ref, where, max_image_pixels) as image:
-        orientation = _orientation(image)
         image.load()
-        turn = _TURNS.get(orientation)
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # read here: decoding has already turned a TIFF
         return _rgb(image) if turn is None else _rgb(image).transpose(turn)
 
 
 def image_size(ref: ImageRef, where: str, max_image_pixels: int = 100_000_000) -> tuple[int, int]:
     """Width and height that :func:`open_image` would return, from the header alone. Arguments and errors as there."""
     with _reading(ref, where, max_image_pixels) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+        width, height = image.size  # a TIFF's is that of the upright image; a PNG may keep EXIF behind its pixels
+        header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        sideways = header and image.getexif().get(_ORIENTATION, 1) >= 5
+        return (height, width) if sideways else (width, height)
 
 
 @contextmanager
@@ -181,7 +184,8 @@ def _reading(ref: ImageRef, where: str, max_image_pixels: int) -> Iterator[Image
         raise RowError(f"{where} has the {name}, and there is no such file; restore it or remove the row") from error
     except Image.UnidentifiedImageError as error:
         raise RowError(
-            f"{where} has the {name}, which is corrupt or none of {', '.join(FORMATS)}; convert it to PNG or remove the row"
+            f"{where} has the {name}, which is corrupt or none of {', '.join(FORMATS)}; "
+            "convert it to PNG, or remove the row"
         ) from error
     # Pillow's readers raise nearly anything on broken files: OSError, SyntaxError, struct.error, zlib.error, ...
     except Exception as error:
@@ -189,13 +193,6 @@ def _reading(ref: ImageRef, where: str, max_image_pixels: int) -> Iterator[Image
             f"{where} has the {name}, which cannot be decoded, it may be truncated or corrupt ({error}); "
             "restore it or remove the row"
         ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. Where a PNG has none in its header, Pillow would decode the pixels to look behind them."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
-        return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -56,7 +56,7 @@ def load_processor(
     if reads_images and not isinstance(loaded, ProcessorMixin):
         raise ValueError(
             f"{name_or_path!r} is a vision-language model, but only its tokenizer could be loaded; copy "
-            "preprocessor_config.json or processor_config.json of the original model there, its processor_class unchanged"
+            "preprocessor_config.json or processor_config.json of the original model there, unchanged"
         )
     tokenizer = loaded.tokenizer if reads_images else loaded
     # Without tokenizer files transformers makes an empty vocabulary, which encodes everything to nothing.
@@ -75,8 +75,8 @@ def _processor_class(config: Any) -> Any:
 
 
 @functools.cache
-def without_video(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """``cls`` without its video processor, or ``cls`` itself if it has none.
+def without_video(cls: Any) -> Any:
+    """The processor class ``cls`` without its video processor, or ``cls`` itself if it has none.
 
     Keeps the name of ``cls``: it is written to ``processor_config.json``, and under a name that it does not know
     ``AutoProcessor`` returns the bare tokenizer.
@@ -94,7 +94,7 @@ def without_video(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return type(cls.__name__, (cls,), body)
 
 
-def _empty_without_video(cls: type[ProcessorMixin]) -> ProcessorMixin:
+def _empty_without_video(cls: Any) -> Any:
     made = without_video(cls)
     return made.__new__(made)
 

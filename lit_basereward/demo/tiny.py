@@ -79,8 +79,8 @@ def tiny_tokenizer(
     trained = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(merge) for merge in trained["merges"]],
-        unk_token=None,
+        merges=[tuple(merge) for merge in trained["merges"]],  # type: ignore[misc]  # pairs are what it takes
+        unk_token=None,  # type: ignore[arg-type]  # bytes leave nothing unknown; the hub's has none either
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=named_tokens or {},
@@ -152,8 +152,10 @@ def write_tiny_qwen2_5_vl(
     config = Qwen2_5_VLConfig(
         architectures=["Qwen2_5_VLForConditionalGeneration"],
         tie_word_embeddings=True,
-        **{f"{name}_token_id": token_id(tokenizer, f"<|{name}_pad|>") for name in ("image", "video")},
-        **{f"vision_{end}_token_id": token_id(tokenizer, f"<|vision_{end}|>") for end in ("start", "end")},
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": hidden_size,
@@ -197,7 +199,9 @@ def write_tiny_qwen2_5_vl(
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of one added token."""
-    return int(tokenizer.convert_tokens_to_ids(token))
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), f"{token} is not a token"
+    return found
 
 
 def write_weights(folder: str | Path, config: PreTrainedConfig, seed: int = 0, std: float | None = None) -> None:
@@ -217,9 +221,10 @@ def write_weights(folder: str | Path, config: PreTrainedConfig, seed: int = 0, s
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = family.from_config(config, dtype=torch.float32)
-        for parameter in model.parameters() if std is not None else ():
-            noise = torch.randn_like(parameter) * std
-            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+        if std is not None:
+            for parameter in model.parameters():
+                noise = torch.randn_like(parameter) * std
+                parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
     model.save_pretrained(folder)
 
 

@@ -109,7 +109,7 @@ def reward_length_correlation(rewards: Tensor, lengths: Tensor) -> float:
         -1 to 1; NaN for fewer than two responses, for constant rewards or lengths, and for NaN among them.
 
     Example:
-        >>> reward_length_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10, 20, 30]))
+        >>> round(reward_length_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10, 20, 30])), 6)
         1.0
         >>> reward_length_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10, 10, 10]))
         nan

@@ -16,7 +16,8 @@ def accuracy_interval(correct: Tensor, total: Tensor, level: float = 0.95) -> tu
 
     - the variance of p, with rows as clusters (the linearised ratio estimator; Cochran, "Sampling Techniques", ch. 6):
       V = R / (R - 1) * sum of (c_r - p m_r)^2 / n^2
-    - the design effect (Kish): deff = max(1, V / (p (1 - p) / n)); never below 1, our choice, to be on the safe side
+    - the design effect (Kish), V over the variance of independent comparisons:
+      deff = max(1, V / (p (1 - p) / (n - 1))), exactly 1 for pairs (all m_r = 1), and never below: our choice
     - the effective number: n_eff = n / deff
     - Wilson's interval (1927), z the normal quantile of the level:
       (p + z^2 / (2 n_eff) ± z sqrt(p (1 - p) / n_eff + z^2 / (4 n_eff^2))) / (1 + z^2 / n_eff)
@@ -39,7 +40,7 @@ def accuracy_interval(correct: Tensor, total: Tensor, level: float = 0.95) -> tu
         >>> import torch
         >>> accuracy, low, high = accuracy_interval(torch.tensor([1] * 80 + [0] * 20), torch.tensor([1] * 100))
         >>> f"{accuracy:.3f} [{low:.3f}, {high:.3f}]"
-        '0.800 [0.710, 0.867]'
+        '0.800 [0.711, 0.867]'
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; use a number between 0 and 1, such as 0.95")
@@ -51,15 +52,16 @@ def accuracy_interval(correct: Tensor, total: Tensor, level: float = 0.95) -> tu
     if rows == 0:
         return math.nan, math.nan, math.nan
     p = float(c.sum()) / n
-    binomial = p * (1 - p) / n
-    if binomial == 0 or rows == 1:
+    if p in (0, 1) or rows == 1:
         n_eff = float(rows)
     else:
         clustered = rows / (rows - 1) * float(((c - p * m) ** 2).sum()) / n**2
-        n_eff = n / max(1.0, clustered / binomial)
+        independent = p * (1 - p) / (n - 1)
+        n_eff = n / max(1.0, clustered / independent)
 
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = p + z**2 / (2 * n_eff)
     half = z * math.sqrt(p * (1 - p) / n_eff + z**2 / (4 * n_eff**2))
     scale = 1 + z**2 / n_eff
-    return p, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Wilson's interval holds p; at p = 0 and 1 rounding could put it outside by 1e-17.
+    return p, min(p, (centre - half) / scale), max(p, (centre + half) / scale)

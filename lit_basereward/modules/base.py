@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from lit_basereward.data.collator import Collator
 from lit_basereward.modules.recipe import class_path, recipe
 from lit_basereward.modules.schedule import WarmupCosine
 from lit_basereward.nn.backbone import Backbone
+
+set_parsing_settings(subclasses_enabled=[Backbone])  # so that YAML may name a recipe of the user's own
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]

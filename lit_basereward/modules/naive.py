@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
@@ -62,7 +63,9 @@ class NaiveRM(RewardModule):
         allow_bf16_weights: bool = False,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, head_lr, allow_bf16_weights)
-        self.save_hyperparameters(ignore=["optimizer", "schedule"])
+        with warnings.catch_warnings():  # modules among them become their recipes when saved
+            warnings.simplefilter("ignore")
+            self.save_hyperparameters(ignore=["optimizer", "schedule"])
         self.head, self.ranking_loss, self.regularizers = head, loss, regularizers
         self.pair_weighting, self.layout, self.init_from = pair_weighting, layout, init_from
         self.train_too_long, self.score_too_long = train_too_long, score_too_long

@@ -101,8 +101,11 @@ class Backbone:
             ValueError: if the folder has no weights, or a part to freeze that it does not have.
         """
         from transformers import AutoModel
+        from transformers.utils import logging
 
         if weights and self.init == "pretrained":
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity_error()  # else it reports the language head as unexpected; we check what is missing
             try:
                 base, info = AutoModel.from_pretrained(
                     self.folder(),
@@ -116,6 +119,8 @@ class Backbone:
                     f"backbone {self.name_or_path!r} has no readable weights; complete the folder, or set "
                     f"backbone.init: random to train from scratch ({_first_line(error)})"
                 ) from error
+            finally:
+                logging.set_verbosity(verbosity)
             if info["missing_keys"]:
                 raise ValueError(
                     f"backbone {self.name_or_path!r} lacks weights for {len(info['missing_keys'])} parameters, first "
@@ -130,7 +135,7 @@ class Backbone:
             )
         self._freeze(base)
         if self.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.activation_checkpointing_enable({"use_reentrant": False})
         return base.train()  # from_pretrained gives eval mode, in which checkpointing never runs
 
     def _source(self) -> dict[str, Any]:

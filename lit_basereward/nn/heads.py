@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,10 @@ class MLPHead(RewardHead):
 
     Width, bias and initialisation are not stated there; our choice: hidden layers are as wide as the state, have a
     bias and PyTorch's initialisation; the last has none, since Bradley-Terry sees only differences of rewards, and
-    starts from a normal distribution of standard deviation 1 / (hidden_size + 1). Rewards so begin near zero and the
-    first Bradley-Terry loss near log 2 = 0.693, whatever the scale of the states. (PyTorch's own initialisation of the
-    last layer gives 0.70, 0.89 and 2.3 for states of rms 1, 5 and 20; *variance* 1 / (hidden_size + 1) gives still
-    more: 0.71, 1.2 and 3.8.)
+    starts from a normal distribution of standard deviation 1 / (hidden_size + 1). So rewards begin near zero and the
+    first Bradley-Terry loss near log 2 = 0.693, whatever the scale of the states. (Measured for independent states of
+    rms 1, 5 and 20: PyTorch's initialisation of the last layer gives 0.70, 0.89 and 2.3; a *variance* of
+    1 / (hidden_size + 1) gives 0.71, 1.2 and 3.8.)
 
     Args:
         hidden_size: width of the backbone's states.

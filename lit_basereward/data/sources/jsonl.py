@@ -1,4 +1,4 @@
-"""Preferences in a file: our documented schema (docs/data_format.md) and TRL's preference forms, one JSON object a line."""
+"""Preferences in a file, one JSON object a line: our schema (docs/data_format.md) and TRL's preference forms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import json
 import operator
 import os
+import zlib
 from array import array
 from functools import lru_cache
 from pathlib import Path
@@ -62,12 +63,12 @@ class JSONLSource(Source):
             raise ValueError(f"limit is {limit}; use a number of rows from 1 on, or leave it out to read all")
         if image_token == "":
             raise ValueError("image_token is empty; give the literal, such as <image>, or leave it out")
-        self.path, self.image_root, self.limit = path, image_root, limit
+        self.path, self.image_root, self.limit = str(path), image_root, limit
         self.image_token, self.allow_empty = image_token, allow_empty
-        self.name = name or Path(path.removesuffix(".gz")).stem
-        self._lines: array[int] | np.ndarray | None = None  # [rows] line of each row, from 1
-        self._offsets: np.ndarray | None = None  # [rows] byte where it begins; None if the rows are held
-        self._held: list[Any] = []  # lines of a .gz file, objects of a .json file
+        self.name = name or Path(self.path.removesuffix(".gz")).stem
+        self._lines: np.ndarray | None = None  # [rows] line of each row, from 1; in a .json list its place
+        self._offsets: np.ndarray | None = None  # [rows] byte where it begins
+        self._held: list[Any] = []  # lines of a .gz file, objects of a .json file; else empty
         self._stamp = (0, 0)
 
     def prepare(self) -> None:
@@ -113,7 +114,7 @@ class JSONLSource(Source):
             content = hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.sha256(json.dumps([content, *settings]).encode()).hexdigest()
 
-    def _index(self) -> array[int] | np.ndarray:
+    def _index(self) -> np.ndarray:
         """Lines of the rows; looks through the file at the first call."""
         if self._lines is None:
             try:
@@ -121,7 +122,7 @@ class JSONLSource(Source):
                 self._read_index()
             except FileNotFoundError as error:
                 raise ValueError(f"there is no file {self.path}; correct the path of source {self.name!r}") from error
-            except (OSError, EOFError) as error:  # a folder, no permission, or half a .gz file
+            except (OSError, EOFError, zlib.error) as error:  # a folder, no permission, a broken .gz file
                 raise ValueError(f"{self.path} cannot be read ({error}); give a readable, complete file") from error
         assert self._lines is not None
         if not len(self._lines):
@@ -130,23 +131,329 @@ class JSONLSource(Source):
         return self._lines
 
     def _read_index(self) -> None:
-        zipped = self.path.endswith(".gz")
+        zipped, self._held = self.path.endswith(".gz"), []
         if self.path.removesuffix(".gz").endswith(".json"):
             with gzip.open(self.path) if zipped else open(self.path, "rb") as file:
                 self._held = _json_list(file.read(), self.path)[: self.limit]
             self._lines = np.arange(1, len(self._held) + 1)
             return
-        lines, offsets, held, offset = array("q"), array("q"), [], 0
+        lines, offsets, offset = array("q"), array("q"), 0
         with gzip.open(self.path) if zipped else open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
-                start = offset + (len(_BOM) if number == 1 and line.startswith(_BOM) else 0)
-                offset += len(line)
-                if line[start - offset :].strip():
+                content = line.removeprefix(_BOM) if number == 1 else line
+                if content.strip():
                     lines.append(number)
-                    offsets.append(start)
+                    offsets.append(offset + len(line) - len(content))
                     if zipped:
-                        held.append(line)
+                        self._held.append(content)
+                offset += len(line)
                 if len(lines) == self.limit:
                     break
-        self._lines, self._held = np.array(lines, dtype=np.int64), held
-        self._offsets = None if zipped else np.array(offsets, dtype=np.int64)
+        self._lines, self._offsets = np.array(lines, dtype=np.int64), np.array(offsets, dtype=np.int64)
+
+    def _record(self, index: int, where: str) -> dict[str, Any]:
+        """The row's JSON object."""
+        if self._held:
+            line = self._held[index]
+        else:
+            assert self._offsets is not None
+            # opened for each row: a handle shared by forked workers would share its position
+            with open(self.path, "rb") as file:
+                if _stamp(file.fileno()) != self._stamp:
+                    raise ValueError(f"{self.path} was changed while it was in use; start again")
+                file.seek(self._offsets[index])
+                line = file.readline()
+        record = _parse(line, where) if isinstance(line, bytes) else line
+        if not isinstance(record, dict):
+            raise RowError(f"{where} is a JSON {_kind(record)}; write one object {{...}} a row")
+        return record
+
+
+def _stamp(file: str | int) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
+
+
+def _parse(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise RowError(f"{where} is not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise RowError(
+            f"{where} is not valid JSON ({error.msg}, character {error.pos + 1}); write one whole object a line"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets a thousand deep
+        raise RowError(f"{where} is JSON that cannot be read ({error}); remove the row") from error
+
+
+def _json_list(content: bytes, path: str) -> list[Any]:
+    if not content.strip():
+        return []
+    try:
+        rows = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not one JSON list ({error}); is it JSON Lines? Then name it .jsonl") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is a JSON {_kind(rows)}; give a list of objects, or .jsonl with one object a line")
+    return rows
+
+
+def read_row(
+    record: dict[str, Any],
+    where: str,
+    root: Path | None,
+    source: str = "",
+    default_id: str = "",
+    image_token: str | None = None,
+    allow_empty: bool = False,
+) -> Preference:
+    """A row in the schema of docs/data_format.md, or in one of TRL's preference forms, as a :class:`Preference`.
+
+    Args:
+        record: the JSON object; null is the same as a missing key.
+        where: names the row in error messages.
+        root: see :func:`image_ref`.
+        source: name of the corpus.
+        default_id: id of a row without one.
+        image_token: see :class:`JSONLSource`.
+        allow_empty: accept responses without text.
+
+    Raises:
+        RowError: if the row is bad; the message begins with ``where`` and says the mend.
+    """
+    record = {key: value for key, value in record.items() if value is not None}
+    pair = {"chosen", "rejected"} <= record.keys() and "responses" not in record
+    _check_keys(record, _PAIR_KEYS if pair else _LIST_KEYS, where)
+    if pair:
+        prompt, responses = _pair(record, where)
+        ratings = _pair_ratings(record, where)
+    else:
+        if "responses" not in record:
+            raise RowError(f"{where} needs `responses`, or both `chosen` and `rejected`; it has {list(record)}")
+        prompt, responses = record.get("prompt"), _list(record, "responses", where)
+        rated = _list(record, "ratings", where)
+        ratings = [float("nan") if r is None else _number(r, "a rating", where) for r in rated]
+    for k, response in enumerate(responses):
+        if not _text(response, f"response {k}", where).strip() and not allow_empty:
+            raise RowError(f"{where} has an empty response {k}; remove it, or set allow_empty")
+    if "image" in record and "images" in record:
+        raise RowError(f"{where} has both `image` and `images`; give one of them")
+    given = record.get("images", record.get("image", []))
+    if prompt is None:
+        raise RowError(f"{where} has no `prompt`; it has {list(record)}")
+    messages, images = read_prompt(prompt, given if isinstance(given, list) else [given], where, root, image_token)
+    finished = _list(record, "finished", where)
+    if not all(isinstance(flag, bool) for flag in finished):
+        raise RowError(f"{where} has `finished` {finished}; give true or false per response")
+    name = record.get("id", default_id)
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise RowError(f"{where} has an id that is a JSON {_kind(name)}; give a string or an integer")
+    return Preference(
+        id=str(name),
+        prompt=messages,
+        responses=tuple(responses),
+        ratings=tuple(ratings),
+        images=images,
+        critiques=tuple(_text("" if c is None else c, "a critique", where) for c in _list(record, "critiques", where)),
+        judgement=_text(record.get("judgement", ""), "`judgement`", where),
+        finished=tuple(finished),
+        weight=_number(record.get("weight", 1.0), "`weight`", where),
+        source=source,
+        category=_text(record.get("category", ""), "`category`", where),
+        where=where,
+    )
+
+
+def read_prompt(
+    value: Any, images: list[Any], where: str, root: Path | None, image_token: str | None = None
+) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
+    """A prompt and its images: a string, which is one user turn, or chat messages in Hugging Face's format.
+
+    An image part that carries no image itself takes the next of ``images``. Where the prompt has no image part at all,
+    ``images`` stand before the text of the first user turn (our choice).
+
+    Raises:
+        RowError: if the messages are no such messages, have no text of a user, or do not fit the images.
+    """
+    turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    if not isinstance(turns, list):
+        raise RowError(f"{where} has a prompt that is a JSON {_kind(turns)}; give a string or a list of messages")
+    slots: list[Any] = []  # what each image part carries, None where it takes the next of `images`
+    messages: list[Message] = []
+    for n, turn in enumerate(turns):
+        role, content = _turn(turn, f"message {n} of its prompt", where)
+        if role == "system" and n:
+            raise RowError(f"{where} has a system message behind others; make it the first")
+        messages.append(Message(role, tuple(_parts(content, slots, where, image_token))))
+    asked = [n for n, m in enumerate(messages) if m.role == "user"]
+    if not any(isinstance(part, str) and part.strip() for n in asked for part in messages[n].content):
+        raise RowError(f"{where} has an empty prompt: no user turn has text; give it one, or remove the row")
+    if images and not slots:
+        slots = [None] * len(images)
+        messages[asked[0]] = Message("user", (*(ImagePart() for _ in images), *messages[asked[0]].content))
+    if slots.count(None) != len(images):
+        raise RowError(
+            f"{where} has {len(images)} images but {slots.count(None)} image placeholders in its prompt; give one "
+            "placeholder per image, or none at all to put the images before the first user turn's text"
+        )
+    rest = iter(images)
+    return tuple(messages), tuple(image_ref(next(rest) if s is None else s, root, where) for s in slots)
+
+
+def _turn(turn: Any, what: str, where: str) -> tuple[str, Any]:
+    """Role and content of one chat message."""
+    if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+        has = f"has the keys {list(turn)}" if isinstance(turn, dict) else f"is a JSON {_kind(turn)}"
+        raise RowError(f'{where}: {what} {has}; write {{"role": "user" or "assistant", "content": ...}}')
+    if turn["role"] not in ("system", "user", "assistant"):
+        raise RowError(f"{where}: {what} has role {turn['role']!r}; use system, user or assistant")
+    return turn["role"], turn["content"]
+
+
+def _parts(content: Any, slots: list[Any], where: str, image_token: str | None) -> list[str | ImagePart]:
+    """A message's texts and image places in reading order; appends to ``slots`` what each image part carries."""
+    if isinstance(content, str):
+        texts = content.split(image_token) if image_token else [content]
+        content = [{"type": "text", "text": texts[0]}]
+        for text in texts[1:]:
+            content += [{"type": "image"}, {"type": "text", "text": text}]
+    if not isinstance(content, list):
+        raise RowError(
+            f"{where} has a message with a JSON {_kind(content)} as content; give a string or a list of parts"
+        )
+    parts: list[str | ImagePart] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "image":
+            carried = [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
+            carried += [{"bytes": part["base64"]}] if part.get("base64") is not None else []
+            if len(carried) > 1:
+                raise RowError(f"{where} has an image part with {len(carried)} images; give each a part of its own")
+            slots.append(carried[0] if carried else None)
+            parts.append(ImagePart())
+        elif kind == "text":
+            text = _text(part.get("text"), "a text part with a `text`", where)
+            parts += [text] if text else []
+        else:
+            raise RowError(
+                f"{where} has a message part of type {kind!r}; use "
+                '{"type": "text", "text": ...} or {"type": "image"}'
+            )
+    return parts
+
+
+def _pair(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
+    """Prompt and the two responses of TRL's preference forms; the prompt is given, or what both sides begin with.
+
+    As in TRL, whole conversations win over a prompt that is a string.
+    """
+    prompt, sides = record.get("prompt"), [record["chosen"], record["rejected"]]
+    if all(isinstance(side, str) for side in sides):
+        return (prompt, sides) if prompt is not None else _split_strings(sides[0], sides[1], where)
+    if not all(isinstance(side, list) for side in sides):
+        kinds = " and ".join(_kind(side) for side in sides)
+        raise RowError(f"{where} has {kinds} as `chosen` and `rejected`; give two strings or two lists of messages")
+    if not isinstance(prompt, list):
+        shared = 0
+        while shared < min(map(len, sides)) - 1 and sides[0][shared] == sides[1][shared]:
+            shared += 1
+        if shared:
+            prompt, sides = sides[0][:shared], [side[shared:] for side in sides]
+    responses = []
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        roles = [_turn(turn, f"a message of `{name}`", where)[0] for turn in side]
+        if roles != ["assistant"]:
+            raise RowError(
+                f"{where}: behind the prompt, `{name}` has the turns {roles} instead of one assistant turn; give the "
+                "turns that both sides share as `prompt` (or begin both sides with them), and the last answers apart"
+            )
+        parts = _parts(side[0]["content"], [], where, None)
+        if any(isinstance(part, ImagePart) for part in parts):
+            raise RowError(f"{where} has an image in `{name}`; images belong to the prompt")
+        responses.append("".join(part for part in parts if isinstance(part, str)))
+    return prompt, responses
+
+
+def _split_strings(chosen: str, rejected: str, where: str) -> tuple[str, list[str]]:
+    """Cut at the first difference, a space before it going to the responses, as TRL's ``extract_prompt`` does."""
+    cut = next((n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    if cut is None:
+        raise RowError(f"{where} has no `prompt`, and `chosen` or `rejected` begins the other; give the `prompt`")
+    if not chosen[:cut].strip():
+        raise RowError(f"{where} has no `prompt`, and `chosen` and `rejected` share no beginning; give the `prompt`")
+    cut -= chosen[cut - 1] == " "
+    return chosen[:cut], [chosen[cut:], rejected[cut:]]
+
+
+def _pair_ratings(record: dict[str, Any], where: str) -> list[float]:
+    """1 and 0, or the two scores, or margin and 0."""
+    keys = ("margin", "score_chosen", "score_rejected")
+    given = {key: _number(record[key], f"`{key}`", where) for key in keys if key in record}
+    values = list(given.values())
+    if not given:
+        return [1.0, 0.0]
+    if list(given) == ["margin"]:
+        if not values[0] > 0:
+            raise RowError(f"{where} has margin {values[0]}; give one above 0, or remove it")
+        return [values[0], 0.0]
+    if list(given) != ["score_chosen", "score_rejected"]:
+        raise RowError(f"{where} has {list(given)}; give both scores, or margin alone, or none of them")
+    if values[0] < values[1]:
+        raise RowError(f"{where} has score_chosen {values[0]} below score_rejected {values[1]}; swap the responses")
+    return values
+
+
+def _check_keys(record: dict[str, Any], known: frozenset[str], where: str) -> None:
+    """Keys that are not read are the corpus's own business, unless one looks like a key that was meant to be read."""
+    for key in record:
+        if key in known:
+            continue
+        if key in _REFUSED and record[key] not in ("", []):
+            raise RowError(f"{where} has `{key}`, which is not read; {_REFUSED[key]}, or remove it")
+        if key in _LIST_KEYS | _PAIR_KEYS:
+            raise RowError(
+                f"{where} has `{key}` in a row of the other form; give `responses` with `ratings`, or `chosen` and "
+                "`rejected` with `margin` or scores"
+            )
+        close = _closest(key.lower(), known)
+        if close:
+            raise RowError(f"{where} has the key `{key}`; did you mean `{close}`? (else rename it)")
+
+
+@lru_cache(maxsize=1000)
+def _closest(key: str, known: frozenset[str]) -> str:
+    """The known key that this one misspells, or "". The cutoff finds `wieght` and spares `prompt_id` and `idx`."""
+    return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.82)), "")
+
+
+def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:
+    value = record.get(key, [])
+    if not isinstance(value, list):
+        raise RowError(f"{where} has `{key}` that is a JSON {_kind(value)}; give a list with one entry per response")
+    return value
+
+
+def _number(value: Any, what: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(f"{where} has {what} that is a JSON {_kind(value)}; give a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise RowError(f"{where} has {what} too large for a number; give a smaller one") from error
+
+
+def _text(value: Any, what: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"{where} has {what} that is a JSON {_kind(value)}; give a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # "\ud83d" alone, where an emoji was cut in two: no tokenizer takes it
+        raise RowError(f"{where} has half a character in {what} ({error}); remove it from the text") from error
+    return value
+
+
+def _kind(value: Any) -> str:
+    """The JSON name of a value's type."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

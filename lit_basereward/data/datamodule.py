@@ -1,0 +1,283 @@
+"""The datamodule: sources in, planned batches out. It knows no paradigm; the module's collator does the formatting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from lit_basereward.data.loader import BatchDataset, Loader, TrainLoader
+from lit_basereward.data.sampler import EvalPlan, RowStats, StepPlan
+from lit_basereward.data.scan import Scan, SourceSummary, Stage, nothing_left, scan, table
+from lit_basereward.data.sources.base import Source
+
+Sources = str | Source | list[str | Source] | None
+"""A JSONL file, a source, or a list of either. A string comes first, so that a path is never taken for a class."""
+
+ALL: tuple[Stage, ...] = ("train", "val", "test", "predict")
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class PreferenceDataModule(LightningDataModule):
+    """Preferences for training and evaluation, from any number of sources.
+
+    At set-up every source is read once: rows, comparisons and what was left out are printed and kept in ``summary``.
+    Training rows without a comparison (one response, all ratings equal, unrated) are left out and counted, as in
+    validation and test; ties train where the module has a tie term. Predict takes every row.
+
+    Args:
+        train: a JSONL file, a source, or a list of them; rows of all train sources are mixed.
+        val: the same; each source has its own figures.
+        test: the same.
+        predict: the same; unlabelled rows and single responses are welcome.
+        global_batch_size: comparisons per optimizer step, over all devices and accumulated micro-batches. How many
+            rows a device computes at once follows from it, ``devices`` and ``accumulate_grad_batches``.
+        eval_batch_size: rows a device computes at once in validation, test and predict.
+        num_workers: processes per device that open images and tokenise ahead of the training; 0 does it in between.
+        seed: of the order of training rows.
+        on_bad_row: a row that cannot be used (unreadable image, broken line) stops the run, or is left out and counted.
+        shuffle: False takes training rows in the sources' order.
+
+    Attributes:
+        summary: one :class:`SourceSummary` per source of the last set-up.
+    """
+
+    def __init__(
+        self,
+        train: Sources = None,
+        val: Sources = None,
+        test: Sources = None,
+        predict: Sources = None,
+        global_batch_size: int = 128,
+        eval_batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        on_bad_row: Literal["raise", "skip"] = "raise",
+        shuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        given = dict(zip(ALL, (train, val, test, predict), strict=True))
+        self._given = {stage: _as_list(sources) for stage, sources in given.items()}
+        self._opened: dict[Stage, list[Source]] = {}
+        self._scans: dict[Stage, list[Scan]] = {}
+        self.global_batch_size, self.eval_batch_size, self.num_workers = global_batch_size, eval_batch_size, num_workers
+        self.seed, self.on_bad_row, self.shuffle = seed, on_bad_row, shuffle
+        self.summary: list[SourceSummary] = []
+        self._plan: StepPlan | None = None
+        self._resumed: dict[str, int] = {}
+
+    # ------------------------------------------------------------------------------------------------ sources
+    def sources(self, stage: Stage) -> list[Source]:
+        """The sources of a stage; a path is opened as JSONL."""
+        if stage not in self._opened:
+            self._opened[stage] = [_open(given, stage) for given in self._given[stage]]
+        return self._opened[stage]
+
+    def source_names(self, stage: Stage) -> list[str]:
+        """Their names in the order of ``dataloader_idx``, made unique: the second ``pairs`` is ``pairs_2``."""
+        names: list[str] = []
+        for source in self.sources(stage):
+            name = plain = source.name or type(source).__name__
+            number = 1
+            while name in names:
+                number += 1
+                name = f"{plain}_{number}"
+            names.append(name)
+        return names
+
+    def prepare_data(self) -> None:
+        """Let the sources of the running stage download or convert, on one process."""
+        for stage in STAGES[self.trainer.state.fn] if self.trainer and self.trainer.state.fn else ALL:
+            for source in self.sources(stage):
+                source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the stage's sources once and print what they hold. None is every stage that has sources.
+
+        Raises:
+            RowError: at a bad row, unless ``on_bad_row`` is ``skip``.
+            ValueError: if a stage has no source, or its sources no row to use.
+        """
+        stages = STAGES[stage] if stage else ALL
+        if stage and not self._given[stages[0]]:
+            raise ValueError(f"no data: give data.{stages[0]} a JSONL file or a source")
+        self.summary = [line for name in stages for line in self._read(name)]
+        if self.summary:
+            _say(table(self.summary))
+
+    def _read(self, stage: Stage) -> list[SourceSummary]:
+        names = self.source_names(stage)
+        if stage not in self._scans:
+            silent = self.trainer is not None and not self.trainer.is_global_zero
+            self._scans[stage] = [
+                scan(source, name, self.on_bad_row, silent)
+                for source, name in zip(self.sources(stage), names, strict=True)
+            ]
+        lines = [
+            found.summary(stage, name, self._use_ties) for found, name in zip(self._scans[stage], names, strict=True)
+        ]
+        # training mixes its sources; in evaluation each has figures of its own
+        for group in [lines] if stage == "train" and lines else [[line] for line in lines]:
+            if not any(line.used for line in group):
+                raise ValueError(nothing_left(group))
+        return lines
+
+    # ------------------------------------------------------------------------------------------------ loaders
+    def train_dataloader(self) -> TrainLoader:
+        """Micro-batches of the optimizer steps, from where training stands."""
+        trainer = self._attached()
+        self._plan = StepPlan(
+            RowStats.join([found.stats for found in self._scans["train"]]),
+            self.global_batch_size,
+            seed=self.seed,
+            **self._place(trainer),
+            accumulate=trainer.accumulate_grad_batches,
+            shuffle=self.shuffle and not trainer.overfit_batches,
+            use_ties=self._use_ties,
+        )
+        check_steps(trainer, self._plan)
+        self._check_resumed()
+        dataset = BatchDataset(self.sources("train"), self._collator(training=True), self.on_bad_row)
+        return TrainLoader(dataset, self._plan, self._position, **self._reading(trainer))
+
+    def val_dataloader(self) -> list[Loader]:
+        """One loader per source."""
+        return self._eval_loaders("val")
+
+    def test_dataloader(self) -> list[Loader]:
+        """One loader per source."""
+        return self._eval_loaders("test")
+
+    def predict_dataloader(self) -> list[Loader]:
+        """One loader per source, rows in their order."""
+        return self._eval_loaders("predict")
+
+    def _eval_loaders(self, stage: Stage) -> list[Loader]:
+        trainer = self._attached()
+        collator = self._collator(training=False)
+        loaders = []
+        for source, found in zip(self.sources(stage), self._scans[stage], strict=True):
+            plan = EvalPlan(
+                found.stats,
+                np.flatnonzero(found.used(stage)),
+                self.eval_batch_size,
+                **self._place(trainer),
+                order="input" if stage == "predict" else "cost",
+            )
+            loaders.append(Loader(BatchDataset([source], collator, self.on_bad_row), plan, **self._reading(trainer)))
+        return loaders
+
+    def _attached(self) -> Any:  # a Trainer; it gets most of its attributes where mypy does not see them
+        if self.trainer is None:
+            raise ValueError("the loaders need a module to format the rows: hand the datamodule to a Trainer")
+        return self.trainer
+
+    def _collator(self, training: bool) -> Any:
+        return self._attached().lightning_module.collator(training=training)
+
+    @property
+    def _use_ties(self) -> bool:
+        return bool(self.trainer and getattr(self.trainer.lightning_module, "uses_ties", False))
+
+    @staticmethod
+    def _place(trainer: Any) -> dict[str, int]:
+        """Data-parallel size and rank, which under tensor parallelism are not those of the process."""
+        place = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+        return {"world_size": place["num_replicas"], "rank": place["rank"]}
+
+    def _reading(self, trainer: Any) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "pin_memory": trainer.strategy.root_device.type == "cuda"}
+
+    # ----------------------------------------------------------------------------------------------- resuming
+    def _position(self) -> int:
+        """Micro-batches that training has seen. Read off Lightning's own counters, which also decide when it steps:
+        a second counter would drift from them when a run is interrupted inside a micro-batch."""
+        trainer = self._attached()
+        assert self._plan is not None
+        seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if inside := seen % self._plan.accumulate:
+            rank_zero_warn(
+                f"This checkpoint was written inside an optimizer step, after {inside} of its {self._plan.accumulate} "
+                "micro-batches. Their gradients are lost: the step is made with the rest of them."
+            )
+        return trainer.current_epoch * len(self._plan) + seen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Micro-batches handed out, and what their order hangs on."""
+        return {"done": self._plan.done, "plan": self._plan.signature()} if self._plan else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the checkpoint's rows and steps are the present ones.
+
+        Raises:
+            ValueError: where they are not.
+        """
+        self._resumed = state_dict["plan"]
+        self._check_resumed()
+
+    def _check_resumed(self) -> None:
+        if not (self._plan and self._resumed):
+            return
+        now = self._plan.signature()
+        changed = [f"{key} was {old}, is {now[key]}" for key, old in self._resumed.items() if now[key] != old]
+        if changed:
+            raise ValueError(
+                f"cannot resume this run: {'; '.join(changed)}. The rows would come in another order. "
+                "Resume with the same data and settings, or start a new run from the checkpoint's weights."
+            )
+
+
+def check_steps(trainer: Any, plan: StepPlan) -> None:
+    """See that Lightning steps where the plan's steps end, and advise where devices would idle.
+
+    Raises:
+        ValueError: if it would not.
+    """
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+        raise ValueError(
+            "GradientAccumulationScheduler changes the step in the middle of a run; set trainer.accumulate_grad_batches"
+        )
+    limit = trainer.limit_train_batches
+    taken = min(limit, len(plan)) if isinstance(limit, int) else int(limit * len(plan))
+    if taken % plan.accumulate and not trainer.fast_dev_run:
+        raise ValueError(
+            f"trainer.limit_train_batches takes {taken} micro-batches, which cuts an optimizer step in two; use a "
+            f"multiple of trainer.accumulate_grad_batches, which is {plan.accumulate}"
+        )
+    share = plan.filler_share()
+    if share > 0.1:
+        _say(
+            f"{share:.0%} of the micro-batches are empty: {plan.global_batch_size} comparisons are too few rows for "
+            f"{plan.world_size} devices x {plan.accumulate} accumulated micro-batches. Lower "
+            "trainer.accumulate_grad_batches or raise data.global_batch_size."
+        )
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _as_list(sources: Sources) -> list[str | Source]:
+    if sources is None:
+        return []
+    return list(sources) if isinstance(sources, list | tuple) else [sources]
+
+
+def _open(given: str | Source, stage: Stage) -> Source:
+    if isinstance(given, Source):
+        return given
+    if not Path(given).is_file():
+        raise ValueError(f"data.{stage}: there is no file {given!r}; give a JSONL file, or a source as class_path")
+    from lit_basereward.data.sources.jsonl import JSONLSource
+
+    return JSONLSource(given)

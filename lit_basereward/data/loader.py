@@ -1,0 +1,131 @@
+"""From planned micro-batches to batches: rows are read, opened and tokenised in the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from lit_basereward.data.batch import Batch
+from lit_basereward.data.collator import Collator, Item
+from lit_basereward.data.sampler import FILLER, EvalPlan, MicroBatch, StepPlan
+from lit_basereward.data.sources.base import Source
+from lit_basereward.data.types import Message, Preference, RowError, TooLong
+
+FILLER_ROW = Preference(id="filler", prompt=(Message("user", ("filler",)),), responses=("a", "b"))
+"""What a device computes where it has no row: unrated, so that it adds exactly zero."""
+
+
+class BatchDataset(Dataset["Batch | RowError"]):
+    """``dataset[micro_batch]`` is the collated batch. An error that is the user's to mend is returned, not raised:
+    the data loader would wrap its message in a traceback of the worker.
+
+    Args:
+        sources: their rows, one source after the other, are what a plan's indices count.
+        collator: of the module.
+        on_bad_row: ``skip`` leaves a bad row out and puts its message into ``Batch.dropped``.
+    """
+
+    def __init__(self, sources: Sequence[Source], collator: Collator, on_bad_row: Literal["raise", "skip"]) -> None:
+        self.sources, self.collator, self.on_bad_row = sources, collator, on_bad_row
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __getitem__(self, micro_batch: MicroBatch) -> Batch | RowError:
+        items: list[Item] = []
+        dropped: list[str] = []
+        for index in micro_batch.indices:
+            try:
+                items.append(self._prepare(index))
+            except RowError as error:
+                if not self._may_drop(error):
+                    return error
+                dropped.append(str(error))
+        if not items:
+            items.append(self._prepare(FILLER))
+        return self.collator.collate(items, micro_batch.counts, dropped)
+
+    def _prepare(self, index: int) -> Item:
+        if index == FILLER:
+            return self.collator.prepare(FILLER, FILLER_ROW)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        position = index - (int(self._ends[number - 1]) if number else 0)
+        return self.collator.prepare(position, self.sources[number][position])
+
+    def _may_drop(self, error: RowError) -> bool:
+        return self.on_bad_row == "skip" or (isinstance(error, TooLong) and self.collator.too_long == "drop")
+
+
+class Loader:
+    """Batches in the order of a plan, read ahead by workers.
+
+    Not a ``DataLoader`` on purpose: Lightning leaves other loaders as they are, but puts a sampler of its own into a
+    ``DataLoader`` on several devices, which repeats rows, and again in ``predict``.
+
+    Args:
+        dataset: makes the batches.
+        plan: says which.
+        num_workers: processes that read ahead; 0 reads in the main process.
+        pin_memory: copy batches to page-locked memory.
+        keep_workers: keep them between epochs.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        plan: StepPlan | EvalPlan,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        keep_workers: bool = False,
+    ) -> None:
+        self.plan = plan
+        self._batches: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=plan,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=keep_workers and num_workers > 0,
+        )
+
+    def __len__(self) -> int:
+        """Batches of this device per epoch."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            if isinstance(batch, RowError):
+                raise batch
+            yield batch
+
+
+class TrainLoader(Loader):
+    """A loader that starts where training stands, in the middle of an epoch too.
+
+    Args:
+        dataset: makes the batches.
+        plan: says which.
+        position: gives the micro-batches that training has seen. Asked when the first batch is (Lightning makes the
+            iterator before it has restored its counters).
+        **settings: as for :class:`Loader`.
+    """
+
+    plan: StepPlan
+
+    def __init__(self, dataset: BatchDataset, plan: StepPlan, position: Callable[[], int], **settings: Any) -> None:
+        super().__init__(dataset, plan, keep_workers=True, **settings)
+        self._position = position
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.plan.done = self._position()
+        for batch in super().__iter__():
+            self.plan.done += 1  # handed out; what workers have read ahead does not count
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the position is Lightning's. That the method exists tells Lightning that resuming is provided for."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load."""

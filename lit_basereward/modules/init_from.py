@@ -1,0 +1,79 @@
+"""Start from the weights of another reward model, ours or another trainer's, as against resuming a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_basereward.modules.base import check_weights
+from lit_basereward.nn.heads import MLPHead
+from lit_basereward.nn.reward_model import RewardModel
+
+# What sequence-classification trainers (TRL, ms-swift) and LLaMA-Factory call a linear head without bias.
+_FOREIGN_HEADS = ("score.weight", "v_head.summary.weight", "summary.weight")
+_FOREIGN_BIASES = ("score.bias", "v_head.summary.bias", "summary.bias")
+
+
+def init_from(model: RewardModel, path: str) -> None:
+    """Fill ``model`` with the weights at ``path``.
+
+    Args:
+        model: the network to fill.
+        path: a checkpoint of ours (``.ckpt``); or a folder in the Hugging Face format whose safetensors hold a
+            ``score.weight`` beside the backbone, or a ``value_head.safetensors`` file.
+
+    Raises:
+        ValueError: if the path is not there, a weight is missing or has another shape, or the head does not fit.
+    """
+    place = Path(path)
+    if place.is_file():
+        weights = torch.load(place, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
+    elif place.is_dir():
+        weights = _foreign(model, place)
+    else:
+        raise ValueError(f"init_from: {path!r} does not exist; name a .ckpt file or the folder of a reward model")
+    try:
+        check_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"init_from {path!r}: {error}") from error
+    model.load_state_dict(weights)
+
+
+def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
+    """Weights of a folder under our names.
+
+    A base model's names are the end of the names in the file (``model.visual...`` for ``visual...``), so each of ours
+    is looked for there; older files put the language model elsewhere, which transformers' own loading maps.
+    """
+    from safetensors import safe_open
+    from transformers import AutoModel
+
+    found: dict[str, Tensor] = {}  # head weights alone; transformers reads the rest
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            found |= {key: tensors.get_tensor(key) for key in (*_FOREIGN_HEADS, *_FOREIGN_BIASES) if key in tensors.keys()}
+    heads = [key for key in _FOREIGN_HEADS if key in found]
+    if not heads:
+        raise ValueError(
+            f"init_from: {str(folder)!r} holds no reward head (looked for {', '.join(_FOREIGN_HEADS)}); "
+            "for a backbone alone set backbone.name_or_path"
+        )
+    if not (isinstance(model.head, MLPHead) and len(model.head.layers) == 1):
+        raise ValueError(
+            f"init_from: {str(folder)!r} has a linear head; set model.head: "
+            "{class_path: lit_basereward.nn.heads.MLPHead, init_args: {num_layers: 1}}"
+        )
+    if any(found[key].abs().max() > 0 for key in _FOREIGN_BIASES if key in found):
+        # A bias shifts all rewards alike: no comparison changes, so it can be left out.
+        print(f"init_from: the bias of {heads[0].removesuffix('.weight')} is left out, as it cancels in comparisons")
+    try:
+        base, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"init_from: {str(folder)!r} has a head but no backbone that can be loaded: {error}") from error
+    if info["missing_keys"]:
+        raise ValueError(f"init_from: {str(folder)!r} lacks backbone weights, first {sorted(info['missing_keys'])[0]!r}")
+    weights = {f"base.{key}": value for key, value in base.state_dict().items()}
+    return weights | {"head.layers.0.weight": found[heads[0]].float()}
