@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_basereward.data.types import ImagePart, Message
 
@@ -15,6 +15,18 @@ _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 # A conversation without its texts: roles, and for each part whether it is an image.
 Shape = tuple[tuple[str, tuple[bool, ...]], ...]
+
+
+class Rendered(NamedTuple):
+    """A conversation of one shape: template text and numbers of texts, ids before the response, ids that end it."""
+
+    prompt: list[str | int]
+    before: list[int]
+    end: list[int]
+
+
+def _slot(number: int) -> str:
+    return f"\ue000{number}\ue001"
 
 
 class ChatEncoder:
@@ -33,12 +45,21 @@ class ChatEncoder:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.image_token: str | None = getattr(processor, "image_token", None)
         self.text_tokens = tuple(text_tokens)
+        added = self.tokenizer.added_tokens_encoder
+        if unknown := set(text_tokens) - added.keys():
+            raise ValueError(f"text_tokens {sorted(unknown)} are not among the tokenizer's added tokens")
+        self._kept = re.compile(f"({'|'.join(map(re.escape, text_tokens))})")
+        self._kept_ids = {token: added[token] for token in text_tokens}
         self._plain = self._plain_tokenizer()
-        self._shapes: dict[Shape, tuple[list[int | str], list[int | str], list[int]]] = {}
+        self._shapes: dict[Shape, Rendered] = {}
 
     def text(self, text: str) -> list[int]:
         """Token ids of data: never an id with structural meaning."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for piece in self._kept.split(text) if self.text_tokens else [text]:
+            known = self._kept_ids.get(piece)
+            ids += self._plain.encode(piece, add_special_tokens=False).ids if known is None else [known]
+        return ids
 
     def template(self, text: str) -> list[int]:
         """Token ids of what the chat template or the processor wrote."""
@@ -46,36 +67,36 @@ class ChatEncoder:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the rendered prompt, generation prompt included, with :data:`IMAGE` at each image."""
-        pieces, _, _ = self._rendered(messages)
         texts = [part for message in messages for part in message.content if isinstance(part, str)]
-        return [i for piece in pieces for i in (self.text(texts[piece]) if isinstance(piece, int) else self._ids(piece))]
+        return [
+            i
+            for piece in self._rendered(messages).prompt
+            for i in (self.text(texts[piece]) if isinstance(piece, int) else self._with_image_places(piece))
+        ]
 
     def around_response(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Ids that the template writes between the generation prompt and a response, and the end of the turn."""
-        _, before, end = self._rendered(messages)
-        return [i for piece in before for i in self.template(str(piece))], end
+        """Ids that the template writes between the generation prompt and a response, and those that end its turn."""
+        rendered = self._rendered(messages)
+        return rendered.before, rendered.end
 
-    def _rendered(self, messages: Sequence[Message]) -> tuple[list[int | str], list[int | str], list[int]]:
+    def _rendered(self, messages: Sequence[Message]) -> Rendered:
         shape = tuple((m.role, tuple(isinstance(part, ImagePart) for part in m.content)) for m in messages)
         if shape not in self._shapes:
-            if len(self._shapes) > 1000:
+            if len(self._shapes) >= 1000:
                 self._shapes.clear()
             self._shapes[shape] = self._render(shape)
         return self._shapes[shape]
 
-    def _render(self, shape: Shape) -> tuple[list[int | str], list[int | str], list[int]]:
-        """Template pieces and slot numbers of the prompt, pieces before the response, ids that end its turn."""
-        conversation, slots = [], 0
+    def _render(self, shape: Shape) -> Rendered:
+        conversation: list[dict[str, Any]] = []
+        slots = 0
         for role, parts in shape:
             content = []
             for is_image in parts:
-                content.append({"type": "image"} if is_image else {"type": "text", "text": f"\ue000{slots}\ue001"})
+                content.append({"type": "image"} if is_image else {"type": "text", "text": _slot(slots)})
                 slots += not is_image
-            # Text-only templates take strings; those of vision-language models take parts.
-            plain = self.image_token is None
-            conversation.append({"role": role, "content": "".join(p["text"] for p in content) if plain else content})
-        answer: Any = f"\ue000{slots}\ue001"
-        answer = {"role": "assistant", "content": answer if plain else [{"type": "text", "text": answer}]}
+            conversation.append({"role": role, "content": self._content(content)})
+        answer = {"role": "assistant", "content": self._content([{"type": "text", "text": _slot(slots)}])}
         prompt = self._apply(conversation, add_generation_prompt=True)
         whole = self._apply([*conversation, answer], add_generation_prompt=False)
         if not whole.startswith(prompt):
@@ -83,12 +104,16 @@ class ChatEncoder:
                 "this chat template renders a prompt differently once it is answered, so that a response cannot be "
                 "scored on its own; give the backbone another chat template"
             )
-        before, _, after = whole.removeprefix(prompt).partition(f"\ue000{slots}\ue001")
-        pieces: list[int | str] = [int(p) if i % 2 else p for i, p in enumerate(_SLOT.split(prompt))]
+        before, _, after = whole.removeprefix(prompt).partition(_slot(slots))
+        pieces = [int(piece) if n % 2 else piece for n, piece in enumerate(_SLOT.split(prompt))]
         found = [piece for piece in pieces if isinstance(piece, int)]
         if found != list(range(slots)):
             raise ValueError(f"this chat template leaves out or reorders turns: it rendered texts {found} of {slots}")
-        return pieces, [before], self._end_of_turn(after)
+        return Rendered(pieces, self.template(before), self._end_of_turn(after))
+
+    def _content(self, parts: list[dict[str, str]]) -> Any:
+        """Templates of vision-language models take parts, those of text-only ones a string."""
+        return parts if self.image_token is not None else "".join(part["text"] for part in parts)
 
     def _apply(self, conversation: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         return self.processor.apply_chat_template(
@@ -104,17 +129,12 @@ class ChatEncoder:
                 return ids[:n]
         return [self.tokenizer.eos_token_id]
 
-    def _ids(self, piece: str) -> list[int]:
+    def _with_image_places(self, piece: str) -> list[int]:
         """Template text to ids, with IMAGE where its image token stands."""
-        if self.image_token is None:
-            return list(self._template_cached(piece))
         ids: list[int] = []
-        for n, between in enumerate(piece.split(self.image_token)):
-            ids += ([IMAGE] if n else []) + list(self._template_cached(between))
+        for n, between in enumerate(piece.split(self.image_token) if self.image_token else [piece]):
+            ids += [*([IMAGE] if n else []), *_encode_template(self.tokenizer, between)]
         return ids
-
-    def _template_cached(self, piece: str) -> tuple[int, ...]:
-        return _encode_template(self.tokenizer, piece)
 
     def _plain_tokenizer(self) -> Any:
         from tokenizers import Tokenizer
@@ -123,10 +143,7 @@ class ChatEncoder:
         if backend is None:
             raise ValueError("this tokenizer has no fast version; use a model with a tokenizer.json")
         state = json.loads(backend.to_str())
-        unknown = set(self.text_tokens) - {token["content"] for token in state["added_tokens"]}
-        if unknown:
-            raise ValueError(f"text_tokens {sorted(unknown)} are not among the tokenizer's added tokens")
-        state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in self.text_tokens]
+        state["added_tokens"] = []
         return Tokenizer.from_str(json.dumps(state))
 
 

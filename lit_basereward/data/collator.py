@@ -91,6 +91,8 @@ class Collator:
         Raises:
             RowError: if an image cannot be read or the row does not fit the backbone; TooLong if it has too many tokens.
         """
+        if row.images and self.chat.image_token is None:
+            raise row.error("has images, but this backbone reads text only")
         messages = self._with_system(row.prompt)
         prefix, vision = self._with_images(row, self.chat.prompt(messages))
         before, end_of_turn = self.chat.around_response(messages)
@@ -128,8 +130,6 @@ class Collator:
         """Ids with every image's placeholders in place, and what the image processor returned."""
         if not row.images:
             return ids, {}
-        if self.chat.image_token is None:
-            raise row.error("has images, but this backbone reads text only")
         if ids.count(IMAGE) != len(row.images):
             raise row.error(f"has {len(row.images)} images, but the chat template wrote {ids.count(IMAGE)} placeholders")
         images = [open_image(ref, row.where or f"row {row.id!r}") for ref in row.images]

@@ -156,7 +156,7 @@ def image_size(ref: ImageRef, where: str, max_image_pixels: int = 100_000_000) -
     with _reading(ref, where, max_image_pixels) as image:
         width, height = image.size  # a TIFF's is that of the upright image; a PNG may keep EXIF behind its pixels
         header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        sideways = header and image.getexif().get(_ORIENTATION, 1) >= 5
+        sideways = header and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         return (height, width) if sideways else (width, height)
 
 

@@ -71,9 +71,7 @@ def tiny_tokenizer(
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - num_added, initial_alphabet=alphabet, show_progress=False, min_frequency=2
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - num_added, initial_alphabet=alphabet, show_progress=False)
     # The template's own words, often enough to become single tokens.
     bpe.train_from_iterator([*texts, *(["system\nuser\nassistant\n"] * 100)], trainer)
     trained = json.loads(bpe.to_str())["model"]

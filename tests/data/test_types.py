@@ -49,7 +49,7 @@ def test_parts_that_do_not_fit_name_the_row(fields: dict[str, Any], message: str
 
 
 def test_a_row_without_a_place_is_named_by_its_id() -> None:
-    with pytest.raises(RowError, match="^row 'r' has no response"):
+    with pytest.raises(RowError, match=r"^row 'r' has no response"):
         row(responses=(), where="")
 
 

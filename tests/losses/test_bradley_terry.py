@@ -35,6 +35,12 @@ def test_length_norm_by_hand(batch_of) -> None:
     torch.testing.assert_close(losses, torch.tensor([0.313262]), atol=1e-6, rtol=0)
 
 
+def test_label_smoothing_by_hand(batch_of) -> None:
+    """d = 1, s = 0.1: 0.9 * 0.313262 + 0.1 * 1.313262 = 0.413262."""
+    losses, _ = BradleyTerry(label_smoothing=0.1)(torch.tensor([1.0, 0.0]), batch_of([1, 0]))
+    torch.testing.assert_close(losses, torch.tensor([0.413262]), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_order_of_responses_does_not_matter(batch_of, options) -> None:
     """Reordering a row's responses with all they carry reorders its losses and no more."""

@@ -201,9 +201,9 @@ def test_every_token_is_pooled_at_its_end_of_turn(backbone_folder):
         assert set(batch.inputs["input_ids"].flatten()[batch.layout.pooled].tolist()) == {end}
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+@pytest.mark.parametrize("family", ["mistral"])
 def test_unproven_backbones_fall_back(backbone_folder, family):
-    """A sliding window, or attention in both directions over images, does not fit the shared layout."""
+    """A sliding window does not fit the shared layout: a branch must see all of its prefix."""
     model, backbone = reward_model(backbone_folder(family))
     said: list[str] = []
     processor = backbone.processor()

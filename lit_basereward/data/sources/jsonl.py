@@ -31,6 +31,8 @@ _REFUSED = {
     "video": "give its frames as `images`",
     "videos": "give their frames as `images`",
 }
+# Names of the prompt in other corpora: beside them, what two answers happen to begin with is not the prompt.
+_PROMPT_ELSEWHERE = ("question", "instruction", "query", "input", "text", "conversations", "messages")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -223,7 +225,7 @@ def read_row(
         RowError: if the row is bad; the message begins with ``where`` and says the mend.
     """
     record = {key: value for key, value in record.items() if value is not None}
-    pair = {"chosen", "rejected"} <= record.keys() and "responses" not in record
+    pair = "responses" not in record and bool({"chosen", "rejected"} & record.keys())
     _check_keys(record, _PAIR_KEYS if pair else _LIST_KEYS, where)
     if pair:
         prompt, responses = _pair(record, where)
@@ -348,8 +350,13 @@ def _pair(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
 
     As in TRL, whole conversations win over a prompt that is a string.
     """
+    if not {"chosen", "rejected"} <= record.keys():
+        raise RowError(f"{where} has only one of `chosen` and `rejected`; give both, or `responses` for one alone")
     prompt, sides = record.get("prompt"), [record["chosen"], record["rejected"]]
     if all(isinstance(side, str) for side in sides):
+        asked = [key for key in _PROMPT_ELSEWHERE if key in record]
+        if prompt is None and asked:
+            raise RowError(f"{where} has no `prompt`, but `{asked[0]}`; rename that key to `prompt`")
         return (prompt, sides) if prompt is not None else _split_strings(sides[0], sides[1], where)
     if not all(isinstance(side, list) for side in sides):
         kinds = " and ".join(_kind(side) for side in sides)

@@ -1,0 +1,180 @@
+"""The command line: Lightning's own, with short errors and checkpoints that never override a config in silence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lit_basereward.callbacks.interrupt import GracefulStop
+from lit_basereward.cli_checkpoint import load_checkpoint, model_differences, model_section, restored_differences
+from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
+from lit_basereward.data.datamodule import PreferenceDataModule
+from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.naive import NaiveRM  # noqa: F401 - imported, so that YAML can name it without its path
+
+
+class RewardParser(LightningArgumentParser):
+    """Lightning's parser, with errors of one line.
+
+    Attributes:
+        commands: the parsers of the subcommands, by name.
+        arguments: what is parsed.
+        debug: show errors as jsonargparse writes them.
+    """
+
+    commands: dict[str, LightningArgumentParser] = {}  # noqa: RUF012
+    arguments: Sequence[str] = ()
+    debug = False
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line that ends with the offending key and what is accepted there, and exit with code 2."""
+        if not self.exit_on_error or self.debug:
+            super().error(message, ex)
+        sys.stderr.write(f"error: {one_line(self._shorten(message))}\n")
+        sys.exit(2)
+
+    def _shorten(self, message: str) -> str:
+        if message.startswith("argument subcommand: invalid choice"):
+            return unknown_command(message.split("'")[1], list(self.commands))
+        if message.startswith('expected "subcommand"'):
+            return f"no command given; accepted: {', '.join(self.commands)}"
+        command = next((argument for argument in self.arguments if argument in self.commands), "")
+        options = [option.dest for option in self.commands[command]._actions] if command else []
+        if message.startswith("unrecognized arguments: -"):
+            return unknown_key(message.split()[2].lstrip("-").partition("=")[0], options)
+        if message.startswith("Subcommand ") and "does not accept option" in message:
+            return unknown_key(message.split("'")[3], options)
+        return shorten(message)
+
+
+class RewardCLI(LightningCLI):
+    """LightningCLI for reward models: ``fit``, ``validate``, ``test`` and ``predict``.
+
+    A checkpoint given by ``--ckpt_path`` brings its own model section where no ``model`` is given. Where one is given
+    it wins, and what differs from the checkpoint is printed. (Stock Lightning lets the checkpoint win, silently.)
+
+    Args:
+        args: arguments of the command line, without the program's name.
+        debug: show errors of the config as jsonargparse writes them.
+    """
+
+    def __init__(self, args: list[str], debug: bool = False) -> None:
+        self.debug = debug
+        self.checkpoint: dict[str, Any] = {}
+        super().__init__(
+            RewardModule,
+            PreferenceDataModule,
+            # the datamodule splits rows over devices itself, without repeating any
+            trainer_defaults={"use_distributed_sampler": False, "callbacks": [GracefulStop()]},
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=RewardParser,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Stock, but that ``model`` may be left out: a checkpoint may hold it."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items() if key != "callbacks"})
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(self._datamodule_class, "data")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with a checkpoint's model section in front of what is given where that names no model."""
+        assert isinstance(parser, RewardParser) and isinstance(args, list)
+        parser.arguments, parser.commands, parser.debug = args, self._subcommand_parsers, self.debug
+        checkpoint_path, model_given = self._look_ahead(parser, args)
+        if checkpoint_path:
+            self.checkpoint = load_checkpoint(checkpoint_path)
+        section = model_section(self.checkpoint)
+        if section and not model_given:
+            after_command = next((i for i, arg in enumerate(args, 1) if arg in self._subcommand_parsers), len(args))
+            args = [*args[:after_command], f"--model={json.dumps(section)}", *args[after_command:]]
+        self.config = parser.parse_args(args)
+
+    def _look_ahead(self, parser: RewardParser, args: list[str]) -> tuple[str | None, bool]:
+        """The checkpoint's path, and whether a model is named, on the command line or in a YAML file."""
+        options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        options.add_argument("-c", "--config", action="append", default=[])
+        options.add_argument("--ckpt_path")
+        options.add_argument("--model", "--model.class_path")
+        known, _ = options.parse_known_args(args)
+        checkpoint_path, model_given = None, known.model is not None
+        for file in filter(os.path.isfile, known.config):
+            try:
+                content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                parser.error(f"config {file} is not valid YAML: {one_line(error)}", error)
+            if not isinstance(content, dict):
+                parser.error(f"config {file} holds no settings; accepted: keys such as model, data and trainer")
+            model = content.get("model")
+            model_given |= isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
+            checkpoint_path = content.get("ckpt_path", checkpoint_path)
+        return known.ckpt_path or checkpoint_path, model_given
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning's hook of this name merges the checkpoint's hyper-parameters over the config.
+        if self.config[self.config.subcommand].model is None:
+            self.parser.error("no model; accepted: --model NaiveRM, a config with one, or a --ckpt_path that holds one")
+        if self.checkpoint:
+            self._dump_config()
+            model = self.config_dump["model"]
+            del self.config_dump  # made again when the seed is known
+            lines = model_differences(self.checkpoint, model, self._model_class)
+            if self.config.subcommand == "fit":
+                lines += restored_differences(self.checkpoint, model)
+            _report(lines)
+
+    def before_instantiate_classes(self) -> None:
+        """Leave a training run its config where an evaluation goes to the same folder."""
+        if self.subcommand != "fit":
+            self.save_config_kwargs["config_filename"] = f"config_{self.subcommand}.yaml"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command, such as ``main(["fit", "--config", "configs/demo.yaml"])``.
+
+    Args:
+        args: arguments of the command line; None takes the program's own. With ``--debug`` among them, or
+            ``LIT_BASEREWARD_DEBUG=1`` in the environment, errors come with their traceback.
+
+    Raises:
+        SystemExit: with 2 for a config that does not parse and 1 for data, files or settings that do not work, after
+            one line on stderr; with 130 or 143 after Ctrl-C or SIGTERM.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given or os.environ.get("LIT_BASEREWARD_DEBUG", "0") not in ("", "0")
+    try:
+        RewardCLI([argument for argument in given if argument != "--debug"], debug)
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        raise SystemExit(1) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(130) from error
+    except SIGTERMException as stop:
+        raise SystemExit(143) from stop
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes it exit code 1
+            raise SystemExit(130) from stop
+        raise
+
+
+@rank_zero_only
+def _report(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)

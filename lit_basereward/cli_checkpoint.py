@@ -1,0 +1,125 @@
+"""What a checkpoint says about the model, held against the config that it is used with."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+_WORDS = ("best", "last", "hpc")  # what Lightning takes in place of a path
+
+
+def load_checkpoint(path: str) -> dict[str, Any]:
+    """A checkpoint without its weights in memory; empty for what is no single file here (``last``, a URL, a folder).
+
+    Raises:
+        ValueError: if there is no such file, or it is no checkpoint that loads without running code from it.
+    """
+    if path in _WORDS or "://" in path or path.startswith("registry"):
+        return {}
+    if Path(path).is_dir():
+        return {}
+    if not Path(path).is_file():
+        raise ValueError(f"ckpt_path {path!r} does not exist; give a .ckpt file, or {', '.join(_WORDS)}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"ckpt_path {path!r} is not a whole checkpoint of this package (it does not load with weights_only=True)"
+        ) from error
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def model_section(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's hyper-parameters as the ``model`` section of a config; empty if it holds none."""
+    arguments = dict(checkpoint.get("hyper_parameters", {}))
+    arguments.pop("_instantiator", None)
+    class_path = arguments.pop("_class_path", None)
+    return {"class_path": class_path, "init_args": arguments} if class_path else {}
+
+
+def model_differences(checkpoint: dict[str, Any], model: dict[str, Any], base: type[LightningModule]) -> list[str]:
+    """One line for each setting of ``model`` that is not the checkpoint's.
+
+    Args:
+        checkpoint: loaded.
+        model: section of the config that is used, defaults filled in.
+        base: class that ``model`` is of.
+    """
+    section = model_section(checkpoint)
+    if not section:
+        return []
+    stored = section["init_args"].keys()  # optimizer and schedule are not
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(base, "model", subclass_mode=True, required=False)
+    try:  # fills in defaults and names classes as the config does
+        section = yaml.safe_load(parser.dump(parser.parse_object({"model": section}), skip_none=False))["model"]
+    except (argparse.ArgumentError, ValueError):
+        pass  # of another version, or with a class that is not here: compared as it is stored
+    old = {"class_path": section["class_path"], "init_args": {k: section["init_args"].get(k) for k in stored}}
+    new = {"class_path": model["class_path"], "init_args": {k: model["init_args"].get(k) for k in stored}}
+    return [
+        f"{key}: checkpoint {was!r}, config {now!r} (used)" for key, was, now in _differences(old, new, "model")
+    ]
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Leaves that differ, with their dotted key; of two different classes, the classes."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield key, old, new
+    elif old.get("class_path") != new.get("class_path"):
+        yield key, old.get("class_path"), new.get("class_path")
+    elif "class_path" in old:
+        yield from _differences(old.get("init_args") or {}, new.get("init_args") or {}, key)
+    else:
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
+
+
+def restored_differences(checkpoint: dict[str, Any], model: dict[str, Any]) -> list[str]:
+    """One line for each setting of optimizer and schedule that resuming `fit` takes from the checkpoint all the same.
+
+    The checkpoint is asked, not its config: settings are compared with the state that Lightning restores. What a
+    schedule does not keep in its state, such as the warm-up of ours, follows the config.
+
+    Args:
+        checkpoint: loaded.
+        model: section of the config that is used, defaults filled in.
+    """
+    arguments = model.get("init_args", {})
+    optimizer = (arguments.get("optimizer") or {}).get("init_args", {})
+    schedule = (arguments.get("schedule") or {}).get("init_args", {})
+    found: dict[str, tuple[Any, Any]] = {}
+    for state in checkpoint.get("optimizer_states", [])[:1]:
+        for group in state["param_groups"]:
+            settings = {f"model.optimizer.{name}": value for name, value in optimizer.items()}
+            if group.get("name") == "head" and arguments.get("head_lr") is not None:
+                settings.pop("model.optimizer.lr", None)
+                settings["model.head_lr"] = arguments["head_lr"]
+            for key, now in settings.items():
+                name = "lr" if key == "model.head_lr" else key.rpartition(".")[2]
+                was = group.get("initial_lr", group.get("lr")) if name == "lr" else group.get(name, now)
+                found[key] = (was, now)
+    for state in checkpoint.get("lr_schedulers", [])[:1]:
+        found |= {f"model.schedule.{name}": (state[name], now) for name, now in schedule.items() if name in state}
+    lines = [
+        f"{key}: checkpoint {was!r} (used), config {now!r}" for key, (was, now) in found.items() if not _same(was, now)
+    ]
+    if lines:
+        lines.append(
+            "resuming restores optimizer and schedule; to start them anew from these weights, leave out --ckpt_path "
+            "and set model.init_from"
+        )
+    return lines
+
+
+def _same(old: Any, new: Any) -> bool:
+    return list(old) == list(new) if isinstance(old, tuple | list) and isinstance(new, tuple | list) else old == new

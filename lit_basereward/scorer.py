@@ -1,0 +1,170 @@
+"""Score responses from Python: the six lines of the README."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lit_basereward.data.sources.jsonl import read_prompt
+from lit_basereward.data.types import Preference
+from lit_basereward.modules.base import RewardModule
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageLike = "Image | str | Path | bytes | dict[str, Any]"
+
+
+class Scorer:
+    """A trained reward model, ready to score.
+
+    Args:
+        module: the model, built and with its weights.
+        device: where it computes; None is the first GPU, else the CPU.
+    """
+
+    def __init__(self, module: RewardModule, device: str | torch.device | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.module = module.to(self.device).eval()
+        self.collator = module.collator(training=False)
+
+    def score(
+        self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], images: Sequence[ImageLike] = ()
+    ) -> Tensor:
+        """Rewards of candidate responses to one prompt; the prompt and its images are computed once.
+
+        Args:
+            prompt: a question, or chat messages in Hugging Face's format that end in a user turn.
+            responses: K >= 1 candidate answers.
+            images: one per image part of the prompt, in order (a path, encoded bytes, or a PIL image); where the
+                prompt has no image part they stand before its text. An image part may also carry its own.
+
+        Returns:
+            [K] rewards, float32 on the CPU. ``sigmoid(r[0] - r[1])`` is the probability that the first is better.
+
+        Raises:
+            RowError: if prompt, responses and images do not fit together, or an image cannot be read.
+        """
+        if isinstance(responses, str):
+            raise ValueError("responses is one string; give a list of them")
+        return self.score_rows([self.row(prompt, responses, images)])[0]
+
+    def row(
+        self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], images: Sequence[ImageLike] = ()
+    ) -> Preference:
+        """A prompt, responses and images as one row; the arguments are those of :meth:`score`."""
+        turns = prompt if isinstance(prompt, str) else [_encode_images(turn) for turn in prompt]
+        where = "the prompt to score"
+        # Paths are the caller's own, so they may lie anywhere.
+        messages, refs = read_prompt(turns, [_encode(image) for image in images], where, root=None)
+        return Preference("", messages, tuple(responses), images=refs, where=where)
+
+    def score_rows(self, rows: Sequence[Preference]) -> list[Tensor]:
+        """Rewards of several rows in one pass.
+
+        Returns:
+            one [K] tensor per row, float32 on the CPU.
+        """
+        batch = self.collator(list(enumerate(rows))).to(self.device)
+        # Parts that are stored in bfloat16 meet float32 ones under autocast alone.
+        mixed = self.module.backbone.dtype == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            rewards = self.module.score(batch).float().cpu()
+        return list(rewards.split([len(row.responses) for row in rows]))
+
+
+def load(
+    path: str | Path, device: str | torch.device | None = None, allow: Sequence[str] = (), backbone: str | None = None
+) -> Scorer:
+    """A trained reward model from its checkpoint.
+
+    Args:
+        path: a ``.ckpt`` file. It is read with ``weights_only``: no code in it runs.
+        device: where it computes; None is the first GPU, else the CPU.
+        allow: modules, such as ``my_pkg.heads``, whose classes the checkpoint may name. Those of lit_basereward and
+            torch it may always name.
+        backbone: folder or hub id of the backbone's config and processor, where they are not where they were in
+            training.
+
+    Raises:
+        ValueError: if the file is no checkpoint of ours, names other classes, or does not fit the backbone.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is no file; give a .ckpt file, such as runs/demo/checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        hyper_parameters = dict(checkpoint["hyper_parameters"])
+    except Exception as error:  # torch raises whatever the broken bytes lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{str(path)!r} is no checkpoint of a reward model: {reason}") from error
+    check_classes(hyper_parameters, allow)
+    if backbone is not None:
+        recipe = hyper_parameters["backbone"]
+        recipe.get("init_args", recipe)["name_or_path"] = backbone
+    module = build(hyper_parameters)
+    module.configure_model(weights=False)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return Scorer(module, device)
+
+
+def build(hyper_parameters: dict[str, Any]) -> RewardModule:
+    """The module that a checkpoint's hyper-parameters describe, without network."""
+    from lightning.pytorch.cli import instantiate_module
+
+    arguments = dict(hyper_parameters)
+    arguments.pop("_instantiator", None)
+    name = arguments["_class_path"]
+    cls = _import(name)
+    if not issubclass(cls, RewardModule):
+        raise ValueError(f"the checkpoint is of {name}, which is no reward module")
+    return instantiate_module(cls, arguments)
+
+
+def check_classes(hyper_parameters: Any, allow: Sequence[str]) -> None:
+    """Refuse a checkpoint that names classes of packages the user did not allow, before any is imported.
+
+    Raises:
+        ValueError: naming the class and the mend.
+    """
+    if isinstance(hyper_parameters, dict):
+        for key, value in hyper_parameters.items():
+            if key in ("class_path", "_class_path"):
+                package = str(value).rpartition(".")[0]
+                if not any(f"{package}.".startswith(f"{known}.") for known in ("lit_basereward", "torch", *allow)):
+                    raise ValueError(f"the checkpoint names the class {value}; to run it, load with allow=[{package!r}]")
+            check_classes(value, allow)
+    elif isinstance(hyper_parameters, list):
+        for value in hyper_parameters:
+            check_classes(value, allow)
+
+
+def _import(class_path: str) -> type:
+    import importlib
+
+    package, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(package), name)
+
+
+def _encode(image: Any) -> Any:
+    """A PIL image as PNG bytes, a Path as string; all else as it is."""
+    if isinstance(image, Path):
+        return str(image)
+    if hasattr(image, "save") and hasattr(image, "convert"):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+    return image
+
+
+def _encode_images(turn: dict[str, Any]) -> dict[str, Any]:
+    """A chat turn whose image parts carry encoded images."""
+    if not isinstance(turn.get("content"), list):
+        return turn
+    return {**turn, "content": [{key: _encode(value) for key, value in part.items()} for part in turn["content"]]}

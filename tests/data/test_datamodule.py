@@ -1,0 +1,448 @@
+"""Set-up counts, messages, workers, and resuming anywhere, through the real Trainer."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
+
+from lit_basereward.data.batch import Batch, StepCounts
+from lit_basereward.data.datamodule import PreferenceDataModule
+from lit_basereward.data.loader import FILLER_ROW, Loader
+from lit_basereward.data.sources.base import Source
+from lit_basereward.data.types import Message, Preference, RowError, TooLong
+from lit_basereward.nn.layout import Layout
+
+NAN = float("nan")
+Row = tuple[float, ...] | str
+
+
+class Rows(Source):
+    """A source given by its rows' ratings. A text in place of a row is a bad row, and its message."""
+
+    def __init__(self, rows: list[Row] | int = 3, name: str = "rows") -> None:
+        self.rows: list[Row] = [(1.0, 0.0)] * rows if isinstance(rows, int) else rows
+        self.name = name
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Preference:
+        ratings = self.rows[index]
+        if isinstance(ratings, str):
+            raise RowError(f"{self.name}:{index + 1} {ratings}")
+        responses = tuple("x" * (4 + index) for _ in ratings) or ("only",)
+        prompt = (Message("user", (f"question {index}",)),)
+        return Preference(str(index), prompt, responses, ratings, where=f"{self.name}:{index + 1}")
+
+
+@dataclass
+class PlainCollator:
+    """The collator's contract without a tokenizer: rows listed in ``corrupt`` or ``too_long_rows`` are refused."""
+
+    corrupt: tuple[int, ...] = ()
+    too_long_rows: tuple[int, ...] = ()
+    too_long: str = "error"
+
+    def prepare(self, index: int, row: Preference) -> tuple[int, Preference]:
+        if index in self.corrupt:
+            raise row.error("has a corrupt image")
+        if index in self.too_long_rows:
+            raise TooLong(str(row.error("has too many tokens")))
+        return index, row
+
+    def collate(self, items: list[tuple[int, Preference]], counts: StepCounts, dropped: list[str]) -> Batch:
+        lengths = torch.tensor([len(response) for _, row in items for response in row.responses])
+        return Batch(
+            inputs={"number": torch.tensor([float(row.id) if row.id.isdigit() else 0.0 for _, row in items])},
+            layout=Layout.padded(lengths.tolist()),
+            row=torch.tensor([r for r, (_, row) in enumerate(items) for _ in row.responses]),
+            ratings=torch.tensor([x for _, row in items for x in row.ratings or (NAN,) * len(row.responses)]),
+            lengths=lengths,
+            row_index=torch.tensor([index for index, _ in items]),
+            weight=torch.ones(len(items)),
+            truncated=torch.zeros(len(lengths), dtype=torch.bool),
+            counts=counts,
+            dropped=dropped,
+        )
+
+
+class Learner(LightningModule):
+    """Its weights depend on which rows it saw in which order, and on when it stepped."""
+
+    def __init__(self, collator: PlainCollator | None = None, uses_ties: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.uses_ties = uses_ties
+        self._collator = collator or PlainCollator()
+        self.seen: list[list[int]] = []
+        self.batches: list[Batch] = []
+
+    def collator(self, training: bool) -> PlainCollator:
+        return self._collator
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.seen.append(batch.row_index.tolist())
+        self.batches.append(batch)
+        number = batch.inputs["number"][:, None]
+        return (torch.sin(number * torch.tensor([1.0, 2.0, 3.0])) @ self.weight - torch.cos(number)).square().sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.batches.append(batch)
+
+    test_step = predict_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        total = self.trainer.estimated_stepping_batches  # makes the loader before Lightning restores its counters
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (2 * float(total)))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def trainer(path: Path, *callbacks: Callback, **settings: Any) -> Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings = {"enable_checkpointing": bool(callbacks), "max_epochs": 1} | quiet | settings
+    return Trainer(default_root_dir=path, accelerator="cpu", devices=1, callbacks=list(callbacks), **settings)
+
+
+def fit(path: Path, data: PreferenceDataModule, module: Learner | None = None, **settings: Any) -> Learner:
+    module = module or Learner()
+    trainer(path, **settings).fit(module, data)
+    return module
+
+
+# ---------------------------------------------------------------------------------------------------- resuming
+def mixed(num: int = 37) -> Rows:
+    """Rows of K = 2 and K = 3; the numbers of comparisons come to 37 + 2 * 12 = 61."""
+    return Rows([(2.0, 1.0, 0.0) if i % 3 == 1 else (1.0, 0.0) for i in range(num)])
+
+
+def resumable(**settings: Any) -> PreferenceDataModule:
+    return PreferenceDataModule(train=mixed(), val=Rows(4), global_batch_size=6, seed=5, **settings)
+
+
+RUNS = {
+    "epochs": ({"max_epochs": 3}, {}),
+    "workers": ({"max_epochs": 2, "val_check_interval": 6}, {"num_workers": 2}),
+    "accumulate": ({"max_epochs": 2, "accumulate_grad_batches": 3}, {}),
+    "steps": ({"max_steps": 27, "max_epochs": -1, "accumulate_grad_batches": 2}, {}),
+    "part of an epoch": ({"max_epochs": 3, "limit_train_batches": 7}, {}),
+}
+
+
+@pytest.mark.filterwarnings("error:You're resuming from a checkpoint")
+@pytest.mark.parametrize("name", RUNS)
+def test_stopping_at_any_step_and_resuming_changes_nothing(name: str, tmp_path: Path) -> None:
+    """61 comparisons in steps of 6 are 11 steps an epoch. Checkpoints lie after each step; the run goes on from one in
+    the middle of the first epoch, from its end, and from the middle of the second."""
+    settings, reading = RUNS[name]
+    every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = Learner()
+    trainer(tmp_path, every, **settings).fit(whole, resumable(**reading))
+    accumulate = settings.get("accumulate_grad_batches", 1)
+    per_epoch = settings.get("limit_train_batches", 11)
+    for stop in (4, per_epoch, 2 * per_epoch - 3):
+        path = tmp_path / f"step={stop}.ckpt"
+        module = Learner()
+        trainer(tmp_path, **settings).fit(module, resumable(**reading), ckpt_path=str(path))
+        assert module.seen == whole.seen[stop * accumulate :]
+        assert torch.equal(module.weight, whole.weight)
+        if per_epoch == 11:
+            assert torch.load(path)["PreferenceDataModule"]["done"] == stop * accumulate
+
+
+class Interrupt(Callback):
+    """Raises inside a training step, and leaves a checkpoint, as one does on Ctrl-C."""
+
+    def __init__(self, at: int, path: Path) -> None:
+        self.at, self.path = at, path
+
+    def on_before_backward(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.at:
+            raise RuntimeError("interrupted")
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def test_resuming_from_inside_a_micro_batch(tmp_path: Path) -> None:
+    """The micro-batch that was handed out but not learned from comes again."""
+    whole = fit(tmp_path, resumable(), max_epochs=2)
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer(tmp_path, Interrupt(14, path), max_epochs=2).fit(Learner(), resumable())
+    module = Learner()
+    trainer(tmp_path, max_epochs=2).fit(module, resumable(), ckpt_path=str(path))
+    assert module.seen == whole.seen[14:]
+    assert torch.equal(module.weight, whole.weight)
+
+
+def test_resuming_from_inside_a_step_says_that_gradients_are_lost(tmp_path: Path) -> None:
+    path = tmp_path / "interrupted.ckpt"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer(tmp_path, Interrupt(7, path), accumulate_grad_batches=3).fit(Learner(), resumable())
+    with pytest.warns(UserWarning, match="after 1 of its 3 micro-batches"):
+        trainer(tmp_path, accumulate_grad_batches=3).fit(Learner(), resumable(), ckpt_path=str(path))
+
+
+def test_more_epochs_after_the_last(tmp_path: Path) -> None:
+    """From a checkpoint written after the end, and with the same trainer: the third epoch's order comes next."""
+    whole = fit(tmp_path, resumable(), max_epochs=3)
+    first = trainer(tmp_path, max_epochs=2)
+    module, data = Learner(), resumable()
+    first.fit(module, data)
+    first.save_checkpoint(tmp_path / "end.ckpt")
+    again = Learner()
+    trainer(tmp_path, max_epochs=3).fit(again, resumable(), ckpt_path=str(tmp_path / "end.ckpt"))
+    assert again.seen == whole.seen[22:]
+    first.fit_loop.max_epochs = 3
+    first.fit(module, data)
+    assert module.seen == whole.seen
+
+
+def test_a_new_run_with_the_same_data_starts_at_the_beginning(tmp_path: Path) -> None:
+    data = resumable()
+    assert fit(tmp_path, data).seen == fit(tmp_path, data).seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"global_batch_size": 7}, "global_batch_size was 6, is 7"),
+        ({"seed": 6}, "seed was 5, is 6"),
+        ({"train": mixed(36)}, "rows was 37, is 36"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches was 1, is 2"),
+    ],
+)
+def test_resuming_with_other_rows_or_steps_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.ckpt"
+    first = trainer(tmp_path, max_steps=4)
+    first.fit(Learner(), resumable())
+    first.save_checkpoint(path)
+    accumulate = change.pop("accumulate_grad_batches", 1)
+    given = {"train": mixed(), "global_batch_size": 6, "seed": 5} | change
+    again = trainer(tmp_path, max_steps=8, accumulate_grad_batches=accumulate)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        again.fit(Learner(), PreferenceDataModule(**given), ckpt_path=str(path))
+
+
+# ------------------------------------------------------------------------------------------------------- set-up
+def test_summary_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """K = 3 with ratings 2 1 1 has 2 comparisons and a tie; of the rest only the pair can be used."""
+    rows: list[Row] = [(1.0, 0.0), (2.0, 1.0, 1.0), (1.0, 1.0), (1.0,), (), (NAN, NAN), (NAN, 1.0), "has no prompt"]
+    data = PreferenceDataModule(train=[Rows(rows, "a"), Rows(2, "a")], val=Rows(1), on_bad_row="skip")
+    module = fit(tmp_path, data)
+    first, second, val = data.summary
+    assert (first.name, first.rows, first.used, first.comparisons, first.ties) == ("a", 8, 2, 3, 1)
+    assert first.responses == (2, 3)
+    assert first.left_out == {
+        "all ratings equal": 1,
+        "one response": 2,
+        "all ratings NaN": 1,
+        "one rating": 1,
+        "bad row": 1,
+    }
+    assert first.messages == ["a:8 has no prompt"]
+    assert (second.name, second.used, val.stage, val.used) == ("a_2", 2, "val", 1)
+    out = capsys.readouterr().out
+    assert re.search(r"train +a +8 +2 +3 +1 +2-3 +1 all ratings equal, 2 one response", out)
+    assert "left out: a:8 has no prompt" in out
+    (batch,) = [b for b in module.batches if b.counts.comparisons == 5]
+    assert batch.counts == StepCounts(rows=4, comparisons=5, tied_rows=1, ties=1)
+    assert sorted(batch.row_index.tolist()) == [0, 0, 1, 1]  # positions in their own sources
+
+
+def test_rows_with_ties_alone_train_where_the_module_uses_ties(tmp_path: Path) -> None:
+    rows: list[Row] = [(1.0, 0.0), (1.0, 1.0)]
+    assert fit(tmp_path, PreferenceDataModule(train=Rows(rows))).seen == [[0]]
+    data = PreferenceDataModule(train=Rows(rows), shuffle=False)
+    module = fit(tmp_path, data, Learner(uses_ties=True))
+    assert sorted(module.seen[0]) == [0, 1]
+    assert module.batches[0].counts == StepCounts(rows=1, comparisons=1, tied_rows=1, ties=1)
+    assert data.summary[0].left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (
+            {"train": Rows([(1.0,), (0.5, 0.5)])},
+            "data.train has nothing to use. rows has 2 rows: 1 one response, 1 all",
+        ),
+        ({"train": Rows([])}, "data.train has nothing to use. rows has no rows"),
+        ({"train": Rows(["is broken"])}, "1 bad row. It needs a row with two responses that are rated differently"),
+        ({"train": Rows(["is broken"])}, "\n  rows:1 is broken"),
+        ({"train": Rows(2), "val": [Rows(1), Rows([(1.0,)], "lone")]}, "data.val has nothing to use. lone has 1 rows"),
+        ({"val": Rows(1)}, "no data: give data.train a JSONL file or a source"),
+        ({"train": "absent.jsonl"}, "data.train: there is no file 'absent.jsonl'"),
+    ],
+)
+def test_nothing_to_train_on(sources: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(tmp_path, PreferenceDataModule(**sources, on_bad_row="skip"))
+
+
+def test_bad_row_stops_set_up(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="^rows:2 has no prompt$"):
+        fit(tmp_path, PreferenceDataModule(train=Rows([(1.0, 0.0), "has no prompt"])))
+
+
+def test_only_the_running_stage_is_prepared_and_read(tmp_path: Path) -> None:
+    train, test = Rows(["is broken"]), Rows(2, "held out")
+    data = PreferenceDataModule(train=train, test=test)
+    trainer(tmp_path).test(Learner(), data, verbose=False)
+    assert (train.prepared, test.prepared) == (0, 1)
+    assert [line.name for line in data.summary] == ["held out"]
+
+
+def test_without_a_trainer() -> None:
+    """In a notebook: what does the data hold? Loaders need a module."""
+    data = PreferenceDataModule(train=Rows(5), val=Rows(2))
+    data.prepare_data()
+    data.setup()
+    assert [line.used for line in data.summary] == [5, 2]
+    with pytest.raises(ValueError, match="hand the datamodule to a Trainer"):
+        data.train_dataloader()
+
+
+# --------------------------------------------------------------------------------------------------- evaluation
+def test_evaluation_has_a_loader_per_source_and_predict_takes_all_in_order(tmp_path: Path) -> None:
+    rows: list[Row] = [(1.0, 0.0), (1.0,), (), (1.0, 1.0)] * 5
+    data = PreferenceDataModule(test=[Rows(rows, "a"), Rows(3, "a")], predict=Rows(rows), eval_batch_size=3)
+    tester = Learner()
+    trainer(tmp_path).test(tester, data, verbose=False)
+    assert data.source_names("test") == ["a", "a_2"]
+    seen = [batch.row_index.tolist() for batch in tester.batches]
+    assert sorted(i for indices in seen[:2] for i in indices) == [0, 4, 8, 12, 16]
+    assert sorted(seen[2]) == [0, 1, 2]
+    scorer = Learner()
+    trainer(tmp_path).predict(scorer, data, return_predictions=False)
+    assert [i for batch in scorer.batches for i in batch.row_index.tolist()] == list(range(20))
+
+
+# ------------------------------------------------------------------------------------------------- bad rows later
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_error_of_a_row_surfaces_as_itself(num_workers: int, tmp_path: Path) -> None:
+    """A worker's error is a RowError with the row's message alone, not a traceback in a RuntimeError."""
+    data = PreferenceDataModule(train=Rows(4), global_batch_size=2, num_workers=num_workers)
+    with pytest.raises(RowError, match="^rows:3 has a corrupt image$"):
+        fit(tmp_path, data, Learner(PlainCollator(corrupt=(2,))))
+
+
+def test_skipped_rows_are_named_and_a_batch_without_rows_is_a_filler(tmp_path: Path) -> None:
+    """Rows 0 to 3 in pairs; 1, 2 and 3 are refused: the first step keeps row 0, the second has only the filler."""
+    data = PreferenceDataModule(train=Rows(4), global_batch_size=2, on_bad_row="skip", shuffle=False)
+    module = fit(tmp_path, data, Learner(PlainCollator(corrupt=(1, 2), too_long_rows=(3,))))
+    assert module.seen == [[0], [-1]]
+    assert [sorted(batch.dropped) for batch in module.batches] == [
+        ["rows:2 has a corrupt image"],
+        ["rows:3 has a corrupt image", "rows:4 has too many tokens"],
+    ]
+    assert module.batches[1].ratings.isnan().all()
+    assert module.batches[1].counts.comparisons == 2
+
+
+def test_too_long_rows_are_dropped_where_the_module_says_so(tmp_path: Path) -> None:
+    collator = PlainCollator(too_long_rows=(1,), too_long="drop")
+    module = fit(tmp_path, PreferenceDataModule(train=Rows(2)), Learner(collator))
+    assert module.seen == [[0]]
+    with pytest.raises(TooLong, match="^rows:2 has too many tokens$"):
+        fit(tmp_path, PreferenceDataModule(train=Rows(2)), Learner(replace(collator, too_long="error")))
+
+
+def test_filler_row_adds_nothing() -> None:
+    assert FILLER_ROW.comparisons() == FILLER_ROW.ties() == []
+    assert len(FILLER_ROW.responses) == 2 and not FILLER_ROW.images
+
+
+# ---------------------------------------------------------------------------------------------------- steps
+def test_advice_where_micro_batches_stay_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps of 2 rows in 3 micro-batches: a third is empty."""
+    fit(tmp_path, PreferenceDataModule(train=Rows(6), global_batch_size=2), accumulate_grad_batches=3)
+    assert "33% of the micro-batches are empty" in capsys.readouterr().out
+    fit(tmp_path, PreferenceDataModule(train=Rows(6), global_batch_size=3), accumulate_grad_batches=3)
+    assert "empty" not in capsys.readouterr().out
+
+
+def test_what_would_cut_steps_is_refused(tmp_path: Path) -> None:
+    data = PreferenceDataModule(train=Rows(40), global_batch_size=4)
+    with pytest.raises(ValueError, match="takes 7 micro-batches, which cuts an optimizer step"):
+        fit(tmp_path, data, accumulate_grad_batches=2, limit_train_batches=7)
+    with pytest.raises(ValueError, match=r"set trainer\.accumulate_grad_batches"):
+        trainer(tmp_path, GradientAccumulationScheduler({1: 2})).fit(Learner(), data)
+    fit(tmp_path, data, accumulate_grad_batches=2, fast_dev_run=1)
+
+
+def test_overfitting_repeats_the_same_batches(tmp_path: Path) -> None:
+    seen = fit(
+        tmp_path, PreferenceDataModule(train=Rows(40), global_batch_size=4), overfit_batches=2, max_epochs=2
+    ).seen
+    assert seen[:2] == seen[2:] == [[3, 2, 1, 0], [7, 6, 5, 4]]
+
+
+def test_lightning_leaves_the_loaders_alone(tmp_path: Path) -> None:
+    """On two devices it would put its own sampler into a DataLoader, and did into the control."""
+    data = PreferenceDataModule(train=Rows(8), predict=Rows(8))
+    on_two = trainer(tmp_path, devices=2, strategy="ddp")
+    prepare = on_two._data_connector._prepare_dataloader
+    data.trainer = on_two
+    on_two.strategy.connect(Learner())
+    data.setup()
+    for loader in [data.train_dataloader(), *data.predict_dataloader()]:
+        assert isinstance(loader, Loader)
+        for mode in ("train", "predict"):
+            assert prepare(loader, shuffle=False, mode=mode) is loader
+    control: DataLoader[Any] = DataLoader([1, 2, 3], sampler=SequentialSampler([1, 2, 3]))
+    assert prepare(control, shuffle=False, mode="train") is not control
+
+
+# ----------------------------------------------------------------------------------------------------- YAML
+def parse(*args: str) -> LightningCLI:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return LightningCLI(
+            Learner,
+            PreferenceDataModule,
+            run=False,
+            args=list(args),
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults={"logger": False, "accelerator": "cpu"},
+        )
+
+
+def test_sources_from_yaml_and_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list of classes and paths, a lone path, appending from an overlay, and what --print_config writes read back."""
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    here = f"{__name__}.Rows"
+    base.write_text(
+        json.dumps({"data": {"train": [{"class_path": here, "init_args": {"name": "a"}}], "val": "v.jsonl"}})
+    )
+    overlay.write_text(json.dumps({"data": {"train+": [{"class_path": here, "init_args": {"rows": 7}}, "more.jsonl"]}}))
+    given = parse("--config", str(base), "--config", str(overlay), "--data.test", "t.jsonl").datamodule._given
+    first, second, path = given["train"]
+    assert isinstance(first, Rows) and first.name == "a"
+    assert isinstance(second, Rows) and len(second) == 7
+    assert (path, given["val"], given["test"], given["predict"]) == ("more.jsonl", ["v.jsonl"], ["t.jsonl"], [])
+    with pytest.raises(SystemExit):
+        parse("--config", str(base), "--config", str(overlay), "--print_config")
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    again = parse("--config", str(printed), "--data.train+=last.jsonl").datamodule._given
+    assert [type(source) for source in again["train"]] == [Rows, Rows, str, str]
+    assert len(again["train"][1]) == 7 and again["train"][2:] == ["more.jsonl", "last.jsonl"]
