@@ -34,8 +34,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: its arguments; None takes the program's own.
     """
-    given = sys.argv[1:] if args is None else args
-    if given[:1] in (["--help"], ["-h"]):
+    given = sys.argv[1:] if args is None else list(args)
+    if given[:1] in ([], ["--help"], ["-h"]):
         print(HELP, end="")
     elif given[:1] == ["--version"]:
         print(f"lit_basereward {__version__}")

@@ -50,7 +50,7 @@ class RewardParser(LightningArgumentParser):
         if message.startswith('expected "subcommand"'):
             return f"no command given; accepted: {', '.join(self.commands)}"
         command = next((argument for argument in self.arguments if argument in self.commands), "")
-        options = [option.dest for option in self.commands[command]._actions] if command else []
+        options = [option.dest for option in self.commands.get(command, self)._actions if option.dest != "help"]
         if message.startswith("unrecognized arguments: -"):
             return unknown_key(message.split()[2].lstrip("-").partition("=")[0], options)
         if message.startswith("Subcommand ") and "does not accept option" in message:
@@ -116,8 +116,11 @@ class RewardCLI(LightningCLI):
         for file in filter(os.path.isfile, known.config):
             try:
                 content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            except yaml.MarkedYAMLError as error:
+                line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+                parser.error(f"config {file} is not valid YAML{line}: {error.problem}", error)
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                parser.error(f"config {file} is not valid YAML: {one_line(error)}", error)
+                parser.error(f"config {file} is not YAML text: {one_line(error)}", error)
             if not isinstance(content, dict):
                 parser.error(f"config {file} holds no settings; accepted: keys such as model, data and trainer")
             model = content.get("model")

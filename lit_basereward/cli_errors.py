@@ -98,7 +98,7 @@ def _tree(message: str) -> list[_Line]:
     """The message's lines by indentation; the dash of a list counts as indentation."""
     root = _Line(-1, "")
     stack = [root]
-    for raw in message.splitlines():
+    for raw in filter(str.strip, message.splitlines()):
         text = re.sub(r"^(\s*)- ", r"\1  ", raw)
         indent = len(text) - len(text.lstrip())
         text = text.strip()
@@ -179,7 +179,7 @@ def _wrong_class(text: str, place: _Place) -> str:
             "lit_basereward by its name, any other by its import path, such as my_package.heads.MyHead"
         )
     if match := _NOT_SUBCLASS.match(text):
-        return f"{_path(place)}{match[1]!r} is not accepted; accepted: a subclass of {_type_name(match[2])}"
+        return f"{_path(place)}{match[1]!r} is not accepted; accepted: a subclass of {_type_name(match[2]).split()[0]}"
     return ""
 
 
@@ -221,7 +221,8 @@ def _parameters(class_path: str, given: int) -> list[str]:
 
 
 def _type_name(text: str) -> str:
-    """``<class 'a.b.Source'>`` is Source, ``typing.Literal['a', 'b']`` is 'a', 'b', NoneType is YAML's null."""
+    """Types as a YAML author knows them: our classes by class_path, the values of a Literal, null for NoneType."""
+    text = re.sub(r"<class '([^']+\.[^']+)'>", r"\1 (class_path and init_args)", text)
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
     text = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", r"\1", text)
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,8 @@ class PreferenceDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[Loader]:
         """One loader per source."""
+        if not self._given["val"]:  # training without validation is meant, no need to ask
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return self._eval_loaders("val")
 
     def test_dataloader(self) -> list[Loader]:

@@ -2,11 +2,12 @@
 
 from lit_basereward.losses.bradley_terry import BradleyTerry, RankingLoss
 from lit_basereward.losses.regularizers import Regularizer, TieSquared, ZeroCoefficient
-from lit_basereward.losses.weighting import PairWeighting, step_weight
+from lit_basereward.losses.weighting import Pairs, PairWeighting, step_weight
 
 __all__ = [
     "BradleyTerry",
     "PairWeighting",
+    "Pairs",
     "RankingLoss",
     "Regularizer",
     "TieSquared",

@@ -112,5 +112,5 @@ class MLPHead(RewardHead):
 
     def forward(self, states: Tensor) -> Tensor:
         """See :class:`RewardHead`."""
-        rewards: Tensor = self.layers(states).squeeze(-1)
+        rewards: Tensor = self.layers(states).sum(-1)  # of one: squeeze gives a view, of which FSDP2 warns
         return rewards

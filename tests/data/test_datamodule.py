@@ -116,8 +116,8 @@ class Learner(LightningModule):
 
 def trainer(path: Path, *callbacks: Callback, **settings: Any) -> Trainer:
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    settings = {"enable_checkpointing": bool(callbacks), "max_epochs": 1} | quiet | settings
-    return Trainer(default_root_dir=path, accelerator="cpu", devices=1, callbacks=list(callbacks), **settings)
+    plain = quiet | {"enable_checkpointing": bool(callbacks), "max_epochs": 1, "accelerator": "cpu", "devices": 1}
+    return Trainer(default_root_dir=path, callbacks=list(callbacks), **plain | settings)
 
 
 def fit(path: Path, data: PreferenceDataModule, module: Learner | None = None, **settings: Any) -> Learner:
@@ -298,7 +298,7 @@ def test_nothing_to_train_on(sources: dict[str, Any], message: str, tmp_path: Pa
 
 
 def test_bad_row_stops_set_up(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="^rows:2 has no prompt$"):
+    with pytest.raises(RowError, match=r"^rows:2 has no prompt$"):
         fit(tmp_path, PreferenceDataModule(train=Rows([(1.0, 0.0), "has no prompt"])))
 
 
@@ -340,7 +340,7 @@ def test_evaluation_has_a_loader_per_source_and_predict_takes_all_in_order(tmp_p
 def test_error_of_a_row_surfaces_as_itself(num_workers: int, tmp_path: Path) -> None:
     """A worker's error is a RowError with the row's message alone, not a traceback in a RuntimeError."""
     data = PreferenceDataModule(train=Rows(4), global_batch_size=2, num_workers=num_workers)
-    with pytest.raises(RowError, match="^rows:3 has a corrupt image$"):
+    with pytest.raises(RowError, match=r"^rows:3 has a corrupt image$"):
         fit(tmp_path, data, Learner(PlainCollator(corrupt=(2,))))
 
 
@@ -361,7 +361,7 @@ def test_too_long_rows_are_dropped_where_the_module_says_so(tmp_path: Path) -> N
     collator = PlainCollator(too_long_rows=(1,), too_long="drop")
     module = fit(tmp_path, PreferenceDataModule(train=Rows(2)), Learner(collator))
     assert module.seen == [[0]]
-    with pytest.raises(TooLong, match="^rows:2 has too many tokens$"):
+    with pytest.raises(TooLong, match=r"^rows:2 has too many tokens$"):
         fit(tmp_path, PreferenceDataModule(train=Rows(2)), Learner(replace(collator, too_long="error")))
 
 

@@ -436,6 +436,7 @@ def test_indices_outside_are_refused_and_iteration_ends(write: Write) -> None:
 def test_limit_reads_the_first_rows(write: Write) -> None:
     assert [row.id for row in every(write(GOOD, "", GOOD, GOOD, limit=2))] == ["1", "3"]
     assert len(write(GOOD, limit=5)) == 1
+    assert len(write([GOOD, GOOD, GOOD], file="rows.json", limit=2)) == 2
     with pytest.raises(ValueError, match="limit is 0; use a number of rows from 1 on"):
         write(GOOD, limit=0)
 
@@ -476,3 +477,18 @@ def test_inline_data_uris_need_no_file(write: Write) -> None:
     Image.new("RGB", (2, 2)).save(buffer, "PNG")
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     assert read(write, GOOD | {"image": uri}).images == (ImageRef(data=buffer.getvalue()),)
+
+
+def test_the_documented_examples_are_rows(tmp_path: Path) -> None:
+    """Every ```json block of docs/data_format.md is one object, or one a line."""
+    text = (Path(__file__).parents[2] / "docs" / "data_format.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0].strip() for block in text.split("```json\n")[1:]]
+    lines = [" ".join(b.split()) if b.startswith('{"prompt": [\n') else b for b in blocks]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "charts").mkdir()
+    for name in ("charts/7.png", "cat.jpg", "cat.png", "dog.png"):
+        Image.new("RGB", (1, 1)).save(tmp_path / name)
+    rows = every(JSONLSource(str(tmp_path / "rows.jsonl")))
+    assert [len(row.responses) for row in rows] == [2, 4, 1, 2, 2, 2, 2]
+    assert (rows[1].comparisons(), rows[1].ties()) == ([(0, 1), (0, 2)], [(1, 2)])
+    assert [len(row.images) for row in rows[:4]] == [0, 1, 1, 2]

@@ -128,18 +128,17 @@ class JSONLSource(Source):
                 raise ValueError(f"{self.path} cannot be read ({error}); give a readable, complete file") from error
         assert self._lines is not None
         if not len(self._lines):
-            self._lines = None
             raise ValueError(f"{self.path} has no rows; give a file with one JSON object a line, or remove the source")
         return self._lines
 
     def _read_index(self) -> None:
-        zipped, self._held = self.path.endswith(".gz"), []
+        zipped = self.path.endswith(".gz")
         if self.path.removesuffix(".gz").endswith(".json"):
             with gzip.open(self.path) if zipped else open(self.path, "rb") as file:
                 self._held = _json_list(file.read(), self.path)[: self.limit]
             self._lines = np.arange(1, len(self._held) + 1)
             return
-        lines, offsets, offset = array("q"), array("q"), 0
+        lines, offsets, offset, held = array("q"), array("q"), 0, []
         with gzip.open(self.path) if zipped else open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 content = line.removeprefix(_BOM) if number == 1 else line
@@ -147,11 +146,12 @@ class JSONLSource(Source):
                     lines.append(number)
                     offsets.append(offset + len(line) - len(content))
                     if zipped:
-                        self._held.append(content)
+                        held.append(content)
                 offset += len(line)
                 if len(lines) == self.limit:
                     break
         self._lines, self._offsets = np.array(lines, dtype=np.int64), np.array(offsets, dtype=np.int64)
+        self._held = held
 
     def _record(self, index: int, where: str) -> dict[str, Any]:
         """The row's JSON object."""
