@@ -65,9 +65,7 @@ def model_differences(checkpoint: dict[str, Any], model: dict[str, Any], base: t
         pass  # of another version, or with a class that is not here: compared as it is stored
     old = {"class_path": section["class_path"], "init_args": {k: section["init_args"].get(k) for k in stored}}
     new = {"class_path": model["class_path"], "init_args": {k: model["init_args"].get(k) for k in stored}}
-    return [
-        f"{key}: checkpoint {was!r}, config {now!r} (used)" for key, was, now in _differences(old, new, "model")
-    ]
+    return [f"{key}: checkpoint {was!r}, config {now!r} (used)" for key, was, now in _differences(old, new, "model")]
 
 
 def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

@@ -158,7 +158,9 @@ def _wrong_class(text: str, place: _Place) -> str:
     """What is wrong with a ``class_path``; empty if nothing is known."""
     if match := _NO_CLASS.match(text):
         members = vars(sys.modules[match[1]]) if match[1] in sys.modules else {}
-        own = [n for n, c in members.items() if inspect.isclass(c) and c.__module__.startswith(match[1]) and n[0] != "_"]
+        own = [
+            n for n, c in members.items() if inspect.isclass(c) and c.__module__.startswith(match[1]) and n[0] != "_"
+        ]
         concrete = [name for name in own if not inspect.isabstract(members[name])]
         return f"{_path(place)}{match[1]} has no {match[2]!r}{_choose(match[2], concrete)}"
     if match := _NO_MODULE.match(text):

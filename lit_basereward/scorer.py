@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lit_basereward.data.sources.jsonl import read_prompt
+from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import Preference
 from lit_basereward.modules.base import RewardModule
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 ImageLike = "Image | str | Path | bytes | dict[str, Any]"
 
@@ -138,7 +138,9 @@ def check_classes(hyper_parameters: Any, allow: Sequence[str]) -> None:
             if key in ("class_path", "_class_path"):
                 package = str(value).rpartition(".")[0]
                 if not any(f"{package}.".startswith(f"{known}.") for known in ("lit_basereward", "torch", *allow)):
-                    raise ValueError(f"the checkpoint names the class {value}; to run it, load with allow=[{package!r}]")
+                    raise ValueError(
+                        f"the checkpoint names the class {value}; to run it, load with allow=[{package!r}]"
+                    )
             check_classes(value, allow)
     elif isinstance(hyper_parameters, list):
         for value in hyper_parameters:

@@ -6,9 +6,7 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -89,13 +87,16 @@ class GracefulStop(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         trainer = self._trainer
-        if os.getpid() != self._process or trainer is None:
-            return  # a data loader's worker, which Ctrl-C reaches too: the step still needs its batches
+        if os.getpid() != self._process or trainer is None:  # a child that was forked off
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            return  # Ctrl-C reaches data loader workers too, but the step still needs their batches
         if not self._received and trainer.global_step > self._first_step:
             self._received = signum
-            _say("stopping after this step; a second signal stops at once", trainer)
+            _say("stopping after this step; a second signal stops at once")
             return
-        _say("stopped at once; nothing was saved" if self._received else "stopped before the first step", trainer)
+        _say("stopped at once; nothing was saved" if self._received else "stopped before the first step")
         if (kill := getattr(trainer.strategy.launcher, "kill", None)) is not None:
             kill(signum)  # the processes that Lightning started for other devices
         raise Interrupted(signum)
@@ -124,28 +125,34 @@ class GracefulStop(Callback):
         folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if getattr(callback, "dirpath", None)]
         path = Path(folders[0] if folders else trainer.default_root_dir) / "interrupted.ckpt"
         _write(path, trainer)
-        _say(f"step {trainer.global_step} is saved; to go on, add --ckpt_path {shlex.quote(str(path))}", trainer)
+        _say(f"step {trainer.global_step} is saved; to go on, add --ckpt_path {shlex.quote(str(path))}")
         received, self._received = self._received or signal.SIGTERM, 0
         raise Interrupted(received)
 
 
 def _write(path: Path, trainer: pl.Trainer) -> None:
-    """Save under another name, then rename, so that a whole checkpoint is there or none. A sharded one is a folder."""
-    temporary = path.with_suffix(".ckpt.tmp")
-    remove: Callable[[Path], None] = lambda place: shutil.rmtree(place) if place.is_dir() else place.unlink(True)  # noqa: E731
+    """Save under another name, then rename, so that a whole checkpoint is there or none."""
+    unfinished = Path(f"{path}.tmp")
     try:
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
-            if path.is_dir() or temporary.is_dir():
-                remove(path)
-            os.replace(temporary, path)
+            if unfinished.is_dir():  # a sharded checkpoint; a folder is renamed to what is not there
+                _remove(path)
+            os.replace(unfinished, path)
     finally:
         if trainer.is_global_zero:
-            remove(temporary)
+            _remove(unfinished)
     trainer.strategy.barrier()
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @rank_zero_only
-def _say(text: str, trainer: pl.Trainer) -> None:
+def _say(text: str) -> None:
     # Not print: a handler may run in the middle of another print, which may not be entered twice.
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ninterrupted: {text}\n".encode())
+    os.write(2, f"\ninterrupted: {text}\n".encode())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_basereward.data.batch import Batch
-from lit_basereward.losses.functional import comparisons, ties
+from lit_basereward.losses.functional import comparisons
 
 _SUMS = (
     "loss", "comparisons", "correct", "reward_ties", "margin", "better", "better_sq", "worse", "worse_sq",

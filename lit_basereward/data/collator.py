@@ -131,7 +131,9 @@ class Collator:
         if not row.images:
             return ids, {}
         if ids.count(IMAGE) != len(row.images):
-            raise row.error(f"has {len(row.images)} images, but the chat template wrote {ids.count(IMAGE)} placeholders")
+            raise row.error(
+                f"has {len(row.images)} images, but the chat template wrote {ids.count(IMAGE)} placeholders"
+            )
         images = [open_image(ref, row.where or f"row {row.id!r}") for ref in row.images]
         try:
             runs, vision = self._process(images)
@@ -231,7 +233,9 @@ def _join(tensors: list[Tensor]) -> Tensor:
     if len({tensor.shape[1:] for tensor in tensors}) > 1:
         longest = max(tensor.shape[1] for tensor in tensors)
         tensors = [
-            torch.cat([t, t.new_zeros(len(t), longest - t.shape[1], *t.shape[2:])], dim=1) if t.shape[1] < longest else t
+            torch.cat([t, t.new_zeros(len(t), longest - t.shape[1], *t.shape[2:])], dim=1)
+            if t.shape[1] < longest
+            else t
             for t in tensors
         ]
     return torch.cat(tensors)

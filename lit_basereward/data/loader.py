@@ -66,27 +66,17 @@ class Loader:
     Args:
         dataset: makes the batches.
         plan: says which.
-        num_workers: processes that read ahead; 0 reads in the main process.
+        num_workers: processes that read ahead; 0 reads in the main process. They end with the epoch: kept ones would
+            end whenever the garbage collector finds them, which takes 5 seconds each and stalls the next run.
         pin_memory: copy batches to page-locked memory.
-        keep_workers: keep them between epochs.
     """
 
     def __init__(
-        self,
-        dataset: BatchDataset,
-        plan: StepPlan | EvalPlan,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        keep_workers: bool = False,
+        self, dataset: BatchDataset, plan: StepPlan | EvalPlan, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.plan = plan
         self._batches: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=plan,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=keep_workers and num_workers > 0,
+            dataset, batch_size=None, sampler=plan, num_workers=num_workers, pin_memory=pin_memory
         )
 
     def __len__(self) -> int:
@@ -114,7 +104,7 @@ class TrainLoader(Loader):
     plan: StepPlan
 
     def __init__(self, dataset: BatchDataset, plan: StepPlan, position: Callable[[], int], **settings: Any) -> None:
-        super().__init__(dataset, plan, keep_workers=True, **settings)
+        super().__init__(dataset, plan, **settings)
         self._position = position
 
     def __iter__(self) -> Iterator[Batch]:

@@ -106,10 +106,7 @@ class Preference:
     def comparisons(self) -> list[tuple[int, int]]:
         """Pairs ``(better, worse)`` of response indices with strictly ordered ratings, NaN left out."""
         return [
-            (i, j)
-            for i, better in enumerate(self.ratings)
-            for j, worse in enumerate(self.ratings)
-            if better > worse
+            (i, j) for i, better in enumerate(self.ratings) for j, worse in enumerate(self.ratings) if better > worse
         ]
 
     def ties(self) -> list[tuple[int, int]]:

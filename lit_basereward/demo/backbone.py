@@ -13,7 +13,7 @@ from lit_basereward.nn.backbone import Backbone, Part
 
 
 @dataclass
-class TinyQwen2_5VL(Backbone):  # noqa: N801 - the model's name
+class TinyQwen2_5VL(Backbone):
     """A Qwen2.5-VL of 1.5 million parameters with a byte-level tokenizer of 512 tokens, trained from scratch.
 
     Args:

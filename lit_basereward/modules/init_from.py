@@ -54,7 +54,9 @@ def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}  # head weights alone; transformers reads the rest
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            found |= {key: tensors.get_tensor(key) for key in (*_FOREIGN_HEADS, *_FOREIGN_BIASES) if key in tensors.keys()}
+            found |= {
+                key: tensors.get_tensor(key) for key in (*_FOREIGN_HEADS, *_FOREIGN_BIASES) if key in tensors.keys()
+            }
     heads = [key for key in _FOREIGN_HEADS if key in found]
     if not heads:
         raise ValueError(
@@ -72,8 +74,12 @@ def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
     try:
         base, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
-        raise ValueError(f"init_from: {str(folder)!r} has a head but no backbone that can be loaded: {error}") from error
+        raise ValueError(
+            f"init_from: {str(folder)!r} has a head but no backbone that can be loaded: {error}"
+        ) from error
     if info["missing_keys"]:
-        raise ValueError(f"init_from: {str(folder)!r} lacks backbone weights, first {sorted(info['missing_keys'])[0]!r}")
+        raise ValueError(
+            f"init_from: {str(folder)!r} lacks backbone weights, first {sorted(info['missing_keys'])[0]!r}"
+        )
     weights = {f"base.{key}": value for key, value in base.state_dict().items()}
     return weights | {"head.layers.0.weight": found[heads[0]].float()}

@@ -40,7 +40,9 @@ def branch_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, 
         _attend(query, key, value, group.queries, group.keys, scale, group.mask).flatten(0, 1)[group.real]
         for group in layout.groups
     ]
-    outputs.append(torch.cat(branches)[layout.order] if len(branches) > 1 or len(layout.groups[0].queries) > 1 else branches[0])
+    outputs.append(
+        torch.cat(branches)[layout.order] if len(branches) > 1 or len(layout.groups[0].queries) > 1 else branches[0]
+    )
     assert sum(map(len, outputs)) == len(query) and len(outputs[0]) == first
     return torch.cat(outputs)
 
@@ -91,7 +93,9 @@ def _transformers_attention(
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("dropout"):
-        raise ValueError("attention dropout is not supported by layout 'shared'; set layout: padded or the dropout to 0")
+        raise ValueError(
+            "attention dropout is not supported by layout 'shared'; set layout: padded or the dropout to 0"
+        )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return branch_attention(q, k, v, layout, kwargs.get("scaling"))[None], None
 

@@ -157,4 +157,3 @@ class Backbone:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200]
-

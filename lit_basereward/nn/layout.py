@@ -212,7 +212,10 @@ def _varlen(
     spans = [
         span
         for r, start, n in zip(row, branch_starts, branch_lengths, strict=True)
-        for span in (torch.arange(prefix_starts[r], prefix_starts[r] + prefix_lengths[r]), torch.arange(start, start + n))
+        for span in (
+            torch.arange(prefix_starts[r], prefix_starts[r] + prefix_lengths[r]),
+            torch.arange(start, start + n),
+        )
     ]
     longest = (max(prefix_lengths), max(branch_lengths), max(key_lengths))
     return VarlenIndex(ends(prefix_lengths), ends(branch_lengths), torch.cat(spans), ends(key_lengths), longest)

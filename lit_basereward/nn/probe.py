@@ -18,7 +18,10 @@ TOLERANCE = 1e-4
 
 
 def choose_layout(
-    model: RewardModel, layout: LayoutName, collator: Callable[[LayoutName], Collator], say: Callable[[str], Any] = print
+    model: RewardModel,
+    layout: LayoutName,
+    collator: Callable[[LayoutName], Collator],
+    say: Callable[[str], Any] = print,
 ) -> LayoutName:
     """The layout to use: ``shared`` only where it is exact; otherwise ``padded``, with one line that says why.
 

@@ -116,7 +116,9 @@ class RewardModel(nn.Module):
         assert prefixes is not None and valid is not None and real is not None and layout.branch_row is not None
         if self._multimodal_positions and vision:
             assert token_types is not None
-            grids = {k: v if image_index is None else v[image_index] for k, v in vision.items() if k.endswith("grid_thw")}
+            grids = {
+                k: v if image_index is None else v[image_index] for k, v in vision.items() if k.endswith("grid_thw")
+            }
             prompt, _ = self.base.get_rope_index(  # type: ignore[operator]
                 input_ids[0][prefixes],
                 mm_token_type_ids=token_types[0][prefixes],

@@ -13,7 +13,15 @@ from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference, 
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.testing import preferences, random_image
 
-STRUCTURE = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>", "<|vision_start|>", "<tool_call>", "<think>")
+STRUCTURE = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|image_pad|>",
+    "<|vision_start|>",
+    "<tool_call>",
+    "<think>",
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +31,20 @@ def processor(backbone_folder):
 
 def row(text="a cat", responses=("yes", "no it is not"), images=(), **fields) -> Preference:
     content = (*(ImagePart() for _ in images), text)
-    return Preference("r", (Message("user", content),), tuple(responses), images=tuple(images), where="f.jsonl:7", **fields)
+    return Preference(
+        "r", (Message("user", content),), tuple(responses), images=tuple(images), where="f.jsonl:7", **fields
+    )
 
 
 def test_prompt_is_the_template_itself(processor):
     """On ordinary text, prompt ids equal those of the whole rendered string, turns and all."""
     chat = ChatEncoder(processor)
-    prompt = (Message("system", ("be kind",)), Message("user", ("a cat",)), Message("assistant", ("yes",)), Message("user", ("why",)))
+    prompt = (
+        Message("system", ("be kind",)),
+        Message("user", ("a cat",)),
+        Message("assistant", ("yes",)),
+        Message("user", ("why",)),
+    )
     turns = [{"role": m.role, "content": [{"type": "text", "text": m.content[0]}]} for m in prompt]
     rendered = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     assert chat.prompt(prompt) == processor.tokenizer.encode(rendered, add_special_tokens=False)

@@ -62,9 +62,7 @@ def test_swapping_responses_swaps_rewards_and_nothing_else(backbone_folder):
     """Rewards follow their responses to 1e-5, the loss does not move, the accuracy neither."""
     module = built(backbone_folder("qwen2_5_vl"))
     rows = preferences()
-    swapped = [
-        Preference(r.id, r.prompt, r.responses[::-1], r.ratings[::-1], r.images, source=r.source) for r in rows
-    ]
+    swapped = [Preference(r.id, r.prompt, r.responses[::-1], r.ratings[::-1], r.images, source=r.source) for r in rows]
     collator = module.collator(training=True)
     counts = StepCounts(rows=4, comparisons=22)
     (loss, out), (loss2, out2) = (module.loss(collator(list(enumerate(x)), counts)) for x in (rows, swapped))
@@ -263,7 +261,9 @@ def test_classes_of_others_need_to_be_allowed(backbone_folder, tmp_path):
     module = trained(backbone_folder("qwen2_5_vl"), tmp_path, {"max_steps": 1}, head=UserHead)
     path = tmp_path / "model.ckpt"
     module.trainer.save_checkpoint(path)
-    with pytest.raises(ValueError, match=r"tests_user_head\.UserHead; to run it, load with allow=\['tests_user_head'\]"):
+    with pytest.raises(
+        ValueError, match=r"tests_user_head\.UserHead; to run it, load with allow=\['tests_user_head'\]"
+    ):
         lit_basereward.load(path)
     assert isinstance(lit_basereward.load(path, allow=["tests_user_head"]).module.model.head, UserHead)
 

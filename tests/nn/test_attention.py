@@ -63,7 +63,11 @@ def test_varlen_index_says_the_same(prefixes, branches, row):
     layout = Layout.shared_prefix(prefixes, branches, row)
     q, k, v = random_qkv(sum(prefixes) + sum(branches), key_heads=4)
     index, first = layout.varlen, sum(prefixes)
-    assert index.longest == (max(prefixes), max(branches), max(prefixes[r] + n for r, n in zip(row, branches, strict=True)))
+    assert index.longest == (
+        max(prefixes),
+        max(branches),
+        max(prefixes[r] + n for r, n in zip(row, branches, strict=True)),
+    )
 
     def run(q, k, v, q_ends, k_ends):
         pieces = []

@@ -37,5 +37,5 @@ class Source(Dataset[Preference], ABC):
         """
 
     def fingerprint(self) -> str:
-        """Changes when the rows change; `predict` refuses to resume over another fingerprint. Default: name and size."""
+        """Changes when the rows change: `predict` refuses to resume over another. Default: name and size."""
         return f"{type(self).__name__}:{self.name}:{len(self)}"
