@@ -54,6 +54,8 @@ class RewardParser(LightningArgumentParser):
             return unknown_key(message.split()[2].lstrip("-").partition("=")[0], options)
         if message.startswith("Subcommand ") and "does not accept option" in message:
             return unknown_key(message.split("'")[3], options)
+        if "is not accepted before subcommand" in message:
+            return f"{message}; accepted: --config behind the command"
         return shorten(message)
 
 
@@ -94,7 +96,9 @@ class RewardCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with a checkpoint's model section in front of what is given where that names no model."""
         assert isinstance(parser, RewardParser) and isinstance(args, list)
-        parser.arguments, parser.commands, parser.debug = args, self._subcommand_parsers, self.debug
+        parser.arguments, parser.commands = args, self._subcommand_parsers
+        for each in (parser, *self._subcommand_parsers.values()):
+            each.debug = self.debug
         checkpoint_path, model_given = self._look_ahead(parser, args)
         if checkpoint_path:
             self.checkpoint = load_checkpoint(checkpoint_path)
@@ -107,12 +111,12 @@ class RewardCLI(LightningCLI):
     def _look_ahead(self, parser: RewardParser, args: list[str]) -> tuple[str | None, bool]:
         """The checkpoint's path, and whether a model is named, on the command line or in a YAML file."""
         options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        options.add_argument("-c", "--config", action="append", default=[])
-        options.add_argument("--ckpt_path")
-        options.add_argument("--model", "--model.class_path")
+        options.add_argument("-c", "--config", action="append", default=[], nargs="?")
+        options.add_argument("--ckpt_path", nargs="?")
+        options.add_argument("--model", "--model.class_path", nargs="?")
         known, _ = options.parse_known_args(args)
         checkpoint_path, model_given = None, known.model is not None
-        for file in filter(os.path.isfile, known.config):
+        for file in (file for file in known.config if file and os.path.isfile(file)):
             try:
                 content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
             except yaml.MarkedYAMLError as error:

@@ -6,6 +6,7 @@ import argparse
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -73,8 +74,8 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]
     if not (isinstance(old, dict) and isinstance(new, dict)):
         if old != new:
             yield key, old, new
-    elif old.get("class_path") != new.get("class_path"):
-        yield key, old.get("class_path"), new.get("class_path")
+    elif "class_path" in old and _class(old["class_path"]) != _class(new.get("class_path", "")):
+        yield key, old["class_path"], new.get("class_path")
     elif "class_path" in old:
         yield from _differences(old.get("init_args") or {}, new.get("init_args") or {}, key)
     else:
@@ -117,6 +118,11 @@ def restored_differences(checkpoint: dict[str, Any], model: dict[str, Any]) -> l
             "and set model.init_from"
         )
     return lines
+
+
+def _class(path: str) -> Any:
+    """The class itself, since a path may lead through a package that imports it; the path where there is none."""
+    return locate(path) or path
 
 
 def _same(old: Any, new: Any) -> bool:

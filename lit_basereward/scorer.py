@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from lit_basereward.data.types import Preference
 from lit_basereward.modules.base import RewardModule
 
 if TYPE_CHECKING:
-    pass
+    from PIL.Image import Image
 
-ImageLike = "Image | str | Path | bytes | dict[str, Any]"
+    ImageLike: TypeAlias = Image | str | Path | bytes | dict[str, Any]
 
 
 class Scorer:

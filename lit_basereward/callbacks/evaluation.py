@@ -128,7 +128,7 @@ class Evaluation(Callback):
     def _histograms(self, trainer: pl.Trainer, tag: str, rewards: Tensor, ratings: Tensor) -> None:
         """Rewards of all responses of a source."""
         for logger in trainer.loggers:
-            writer = getattr(logger, "experiment", None)
+            writer: Any = getattr(logger, "experiment", None)
             if hasattr(writer, "add_histogram") and len(rewards):
                 writer.add_histogram(f"{tag}/rewards", rewards.numpy(), trainer.global_step)
 

@@ -89,7 +89,7 @@ class Collator:
         """Open and tokenise one row.
 
         Raises:
-            RowError: if an image cannot be read or the row does not fit the backbone; TooLong if it has too many tokens.
+            RowError: if an image cannot be read or the row does not fit the backbone; TooLong at too many tokens.
         """
         if row.images and self.chat.image_token is None:
             raise row.error("has images, but this backbone reads text only")
@@ -193,7 +193,9 @@ class Collator:
         tokens = [i for item in items for i in item.prefix] + [i for branch in branches for i in branch]
         inputs = {"input_ids": torch.tensor([tokens])}
         seen: dict[Hashable, int] = {}  # images of a row -> its first feature
-        distinct, image_index, total = [], [], 0
+        distinct: list[Item] = []
+        image_index: list[int] = []
+        total = 0
         for n, item in enumerate(items):
             if item.vision:
                 key = item.images if self.share_features else n

@@ -60,7 +60,7 @@ def load_processor(
         )
     tokenizer = loaded.tokenizer if reads_images else loaded
     # Without tokenizer files transformers makes an empty vocabulary, which encodes everything to nothing.
-    if "a" not in tokenizer.decode(tokenizer.encode("a", add_special_tokens=False)):
+    if not tokenizer.encode("a", add_special_tokens=False):
         raise ValueError(f"{name_or_path!r} has no usable tokenizer; copy tokenizer.json of the original model there")
     if reads_images and (max_pixels is not None or min_pixels is not None):
         _limit_pixels(loaded.image_processor, max_pixels, min_pixels)

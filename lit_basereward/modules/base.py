@@ -62,6 +62,10 @@ class RewardModule(pl.LightningModule, ABC):
 
     # ------------------------------------------------------------------------------------ what a paradigm defines
     @abstractmethod
+    def configure_model(self, weights: bool = True) -> None:
+        """Build the network once, in training mode; ``weights`` is False where a checkpoint will bring them."""
+
+    @abstractmethod
     def collator(self, training: bool) -> Collator:
         """How rows become batches for this paradigm."""
 

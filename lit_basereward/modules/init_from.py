@@ -54,9 +54,8 @@ def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}  # head weights alone; transformers reads the rest
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            found |= {
-                key: tensors.get_tensor(key) for key in (*_FOREIGN_HEADS, *_FOREIGN_BIASES) if key in tensors.keys()
-            }
+            keys = set(tensors.keys()) & {*_FOREIGN_HEADS, *_FOREIGN_BIASES}
+            found |= {key: tensors.get_tensor(key) for key in keys}
     heads = [key for key in _FOREIGN_HEADS if key in found]
     if not heads:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Naive-RM: one forward pass, a head on the state of the last token (paper, section 3.1; the paradigm it settles on)."""
+"""Naive-RM: one forward pass, a head on the state of the last token (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -115,11 +115,10 @@ class NaiveRM(RewardModule):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Bradley-Terry and regularizers, each weighted so that a step's micro-batches add up to the step's mean."""
         rewards = self.score(batch)
-        terms = {"ranking": (self.ranking_loss(rewards, batch), "comparisons")}
-        for regularizer in self.regularizers:
-            terms[type(regularizer).__name__] = (regularizer(rewards, batch), regularizer.over)
         total = 0.0 * rewards.sum()  # a batch without comparisons still reaches every parameter
-        for (losses, row), over in terms.values():
+        for term in (self.ranking_loss, *self.regularizers):
+            losses, row = term(rewards, batch)
+            over = term.over if isinstance(term, Regularizer) else "comparisons"
             total = total + (step_weight(row, batch, self.pair_weighting, over) * losses).sum()
         return total, {"rewards": rewards.detach(), "share": total.detach()}
 

@@ -32,19 +32,13 @@ def branch_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, 
     """
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen_attention(query, key, value, layout, scale)
-    assert layout.prefixes is not None and layout.prefix_real is not None and layout.groups is not None
-    first = len(layout.prefix_real)  # branches start here
-    prefix = _attend(query, key, value, layout.prefixes, layout.prefixes, scale, None)
-    outputs = [prefix.flatten(0, 1)[layout.prefix_real]] if len(layout.prefixes) > 1 else [prefix[0]]
+    assert layout.prefixes is not None and layout.groups is not None
+    prefixes = _attend(query, key, value, layout.prefixes, layout.prefixes, scale, None)
     branches = [
         _attend(query, key, value, group.queries, group.keys, scale, group.mask).flatten(0, 1)[group.real]
         for group in layout.groups
     ]
-    outputs.append(
-        torch.cat(branches)[layout.order] if len(branches) > 1 or len(layout.groups[0].queries) > 1 else branches[0]
-    )
-    assert sum(map(len, outputs)) == len(query) and len(outputs[0]) == first
-    return torch.cat(outputs)
+    return torch.cat([prefixes.flatten(0, 1)[layout.prefix_real], torch.cat(branches)[layout.order]])
 
 
 def _attend(
@@ -68,19 +62,19 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout,
     """The same in two kernel calls on real tokens only; causal masks are aligned to the last key of each sequence."""
     from torch.nn.attention.varlen import varlen_attn
 
-    index, first = layout.varlen, len(layout.prefix_real)  # type: ignore[arg-type]
-    assert index is not None
+    assert layout.varlen is not None and layout.prefix_real is not None
+    index, first = layout.varlen, len(layout.prefix_real)
     longest_prefix, longest_branch, longest_keys = index.longest
-    causal = {"window_size": (-1, 0), "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
-    prefix = varlen_attn(
-        query[:first], key[:first], value[:first], index.prefix_ends, index.prefix_ends,
-        longest_prefix, longest_prefix, **causal,
-    )  # fmt: skip
-    branches = varlen_attn(
-        query[first:], key[index.keys], value[index.keys], index.branch_ends, index.key_ends,
-        longest_branch, longest_keys, **causal,
-    )  # fmt: skip
-    return torch.cat([prefix, branches])
+    causal: dict[str, Any] = {
+        "window_size": (-1, 0),
+        "scale": scale,
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
+    own = (query[:first], key[:first], value[:first])
+    prefixes = varlen_attn(*own, index.prefix_ends, index.prefix_ends, longest_prefix, longest_prefix, **causal)
+    shared = (query[first:], key[index.keys], value[index.keys])
+    branches = varlen_attn(*shared, index.branch_ends, index.key_ends, longest_branch, longest_keys, **causal)
+    return torch.cat([prefixes, branches])  # type: ignore[list-item]  # tensors, since no auxiliary output is asked for
 
 
 def _transformers_attention(
@@ -94,7 +88,7 @@ def _transformers_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("dropout"):
         raise ValueError(
-            "attention dropout is not supported by layout 'shared'; set layout: padded or the dropout to 0"
+            "attention dropout is not supported by the shared layout; set layout: padded"
         )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return branch_attention(q, k, v, layout, kwargs.get("scaling"))[None], None

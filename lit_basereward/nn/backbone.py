@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Part = Literal["vision", "projector", "language"]
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 
-# What families call these parts. A projector may sit inside the vision tower (Qwen's merger), so it is looked for first.
+# What families call these parts. A projector may sit inside the tower (Qwen's merger), so it is looked for first.
 _PROJECTOR = ("merger", "projector", "connector", "image_newline")
 _VISION = ("visual.", "vision_tower.", "vision_model.", "vision_encoder.", "image_tower.")
 
@@ -54,7 +54,7 @@ class Backbone:
     init: Literal["pretrained", "random"] = "pretrained"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    freeze: list[Part] = field(default_factory=lambda: ["vision"])  # type: ignore[arg-type]
+    freeze: list[Part] = field(default_factory=lambda: ["vision"])
     gradient_checkpointing: bool = False
     max_pixels: int = 1_003_520
     max_length: int = 32_768

@@ -42,12 +42,13 @@ class RewardModel(nn.Module):
         head: from the state at each response's last token to its reward.
     """
 
-    def __init__(self, base: nn.Module, head: RewardHead) -> None:
+    def __init__(self, base: Any, head: RewardHead) -> None:
         super().__init__()
-        self.base, self.head = base, head
+        self.base: Any = base  # a transformers model, of which mypy knows too little
+        self.head = head
         attention.register()
         # The language part alone: a vision tower keeps its own kernel. Without a layout, `branch` is plain SDPA.
-        decoder_config = base.get_decoder().config  # type: ignore[operator]
+        decoder_config = base.get_decoder().config
         if decoder_config._attn_implementation == "sdpa":
             decoder_config._attn_implementation = attention.NAME
 
@@ -80,16 +81,17 @@ class RewardModel(nn.Module):
         input_ids = inputs.pop("input_ids")
         image_index = inputs.pop("image_index", None)
         positions = self.positions(input_ids, inputs.pop("mm_token_type_ids", None), inputs, image_index, layout)
+        vision: dict[str, Any] = inputs
         if image_index is not None:
-            features = self.base.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
-            inputs = {"mm_encoder_outputs": {"image": _select(features, image_index)}}  # type: ignore[dict-item]
+            features = self.base.get_image_features(**inputs, return_dict=True)
+            vision = {"mm_encoder_outputs": {"image": _select(features, image_index)}}
         return self.base(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
             position_ids=positions,
             use_cache=False,  # a cache would let the packed rows see each other
             layout=layout,
-            **inputs,
+            **vision,
         ).last_hidden_state
 
     def positions(
@@ -119,7 +121,7 @@ class RewardModel(nn.Module):
             grids = {
                 k: v if image_index is None else v[image_index] for k, v in vision.items() if k.endswith("grid_thw")
             }
-            prompt, _ = self.base.get_rope_index(  # type: ignore[operator]
+            prompt, _ = self.base.get_rope_index(
                 input_ids[0][prefixes],
                 mm_token_type_ids=token_types[0][prefixes],
                 attention_mask=valid.long(),
@@ -153,9 +155,9 @@ class RewardModel(nn.Module):
         dummy = {key.removeprefix("dummy_"): inputs.pop(key) for key in list(inputs) if key.startswith("dummy_")}
         if not dummy:
             return 0.0
-        features = self.base.get_image_features(**dummy, return_dict=True)  # type: ignore[operator]
+        features = self.base.get_image_features(**dummy, return_dict=True)
         seen = [features.pooler_output, getattr(features, "deepstack_features", None) or []]
-        return sum(0.0 * tensor.float().sum() for tensor in _tensors(seen))  # type: ignore[return-value]
+        return sum(0.0 * tensor.float().sum() for tensor in _tensors(seen))
 
 
 def _select(features: Any, index: Tensor) -> Any:

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lit_basereward.callbacks.interrupt import GracefulStop, Interrupted
 
@@ -84,7 +85,7 @@ def fit(folder: Path, module: Tiny, ckpt: str | None = None, **settings: Any) ->
         **{"callbacks": [GracefulStop()], "enable_checkpointing": False, "num_sanity_val_steps": 0, **settings},
     )
     batches = Batches()
-    trainer.fit(module, batches, [torch.zeros(1, 3)] * 3, ckpt_path=ckpt)
+    trainer.fit(module, batches, DataLoader(torch.zeros(3, 3)), ckpt_path=ckpt)
     return trainer, batches
 
 

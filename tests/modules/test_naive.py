@@ -173,7 +173,7 @@ def test_a_bf16_mixed_step_moves_the_weights(backbone_folder, tmp_path):
 
 
 def test_checkpointing_is_active_in_training(backbone_folder, tmp_path):
-    """Every language block runs twice per step, once in the backward pass; from_pretrained's eval mode would hide it."""
+    """Every block runs twice a step, once in the backward pass; in from_pretrained's eval mode it would not."""
     calls: list[bool] = []
 
     class Counting(NaiveRM):

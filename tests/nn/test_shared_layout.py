@@ -123,7 +123,7 @@ def test_positions_are_the_backbones_own(backbone_folder, family):
     for n, row in enumerate(layout.row.tolist()):
         prompt = layout.prefixes[row][layout.prefix_valid[row]]
         branch = (layout.branch_row == row).nonzero().flatten()
-        starts = (layout.branch_offset == 0).nonzero().flatten().tolist() + [len(layout.branch_row)]
+        starts = [*(layout.branch_offset == 0).nonzero().flatten().tolist(), len(layout.branch_row)]
         branch = torch.arange(starts[n], starts[n + 1]) + offset
         mine = packed[:, 0, torch.cat([prompt, branch])]
         theirs = expected[:, n, one.inputs["attention_mask"][n].bool()]

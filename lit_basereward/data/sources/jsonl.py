@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lit_basereward.data.sources.base import Source
-from lit_basereward.data.sources.record import kind, read_row
+from lit_basereward.data.sources.record import json_kind, read_row
 from lit_basereward.data.types import Preference, RowError
 
 _BOM = b"\xef\xbb\xbf"
@@ -152,7 +152,7 @@ class JSONLSource(Source):
                 line = file.readline()
         record = _parse(line, where) if isinstance(line, bytes) else line
         if not isinstance(record, dict):
-            raise RowError(f"{where} is a JSON {kind(record)}; write one object {{...}} a row")
+            raise RowError(f"{where} is a JSON {json_kind(record)}; write one object {{...}} a row")
         return record
 
 
@@ -182,5 +182,7 @@ def _json_list(content: bytes, path: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not one JSON list ({error}); is it JSON Lines? Then name it .jsonl") from error
     if not isinstance(rows, list):
-        raise ValueError(f"{path} is a JSON {kind(rows)}; give a list of objects, or .jsonl with one object a line")
+        raise ValueError(
+            f"{path} is a JSON {json_kind(rows)}; give a list, or .jsonl with one object a line"
+        )
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def read_row(
         raise RowError(f"{where} has `finished` {finished}; give true or false per response")
     name = record.get("id", default_id)
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise RowError(f"{where} has an id that is a JSON {kind(name)}; give a string or an integer")
+        raise RowError(f"{where} has an id that is a JSON {json_kind(name)}; give a string or an integer")
     return Preference(
         id=str(name),
         prompt=messages,
@@ -103,7 +104,7 @@ def read_prompt(
     """
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
     if not isinstance(turns, list):
-        raise RowError(f"{where} has a prompt that is a JSON {kind(turns)}; give a string or a list of messages")
+        raise RowError(f"{where} has a prompt that is a JSON {json_kind(turns)}; give a string or a list of messages")
     slots: list[Any] = []  # what each image part carries, None where it takes the next of `images`
     messages: list[Message] = []
     for n, turn in enumerate(turns):
@@ -129,7 +130,7 @@ def read_prompt(
 def _turn(turn: Any, what: str, where: str) -> tuple[str, Any]:
     """Role and content of one chat message."""
     if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-        has = f"has the keys {list(turn)}" if isinstance(turn, dict) else f"is a JSON {kind(turn)}"
+        has = f"has the keys {list(turn)}" if isinstance(turn, dict) else f"is a JSON {json_kind(turn)}"
         raise RowError(f'{where}: {what} {has}; write {{"role": "user" or "assistant", "content": ...}}')
     if turn["role"] not in ("system", "user", "assistant"):
         raise RowError(f"{where}: {what} has role {turn['role']!r}; use system, user or assistant")
@@ -145,7 +146,7 @@ def _parts(content: Any, slots: list[Any], where: str, image_token: str | None) 
             content += [{"type": "image"}, {"type": "text", "text": text}]
     if not isinstance(content, list):
         raise RowError(
-            f"{where} has a message with a JSON {kind(content)} as content; give a string or a list of parts"
+            f"{where} has a message with a JSON {json_kind(content)} as content; give a string or a list of parts"
         )
     parts: list[str | ImagePart] = []
     for part in content:
@@ -182,7 +183,7 @@ def _pair(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
             raise RowError(f"{where} has no `prompt`, but `{asked[0]}`; rename that key to `prompt`")
         return (prompt, sides) if prompt is not None else _split_strings(sides[0], sides[1], where)
     if not all(isinstance(side, list) for side in sides):
-        kinds = " and ".join(kind(side) for side in sides)
+        kinds = " and ".join(json_kind(side) for side in sides)
         raise RowError(f"{where} has {kinds} as `chosen` and `rejected`; give two strings or two lists of messages")
     if not isinstance(prompt, list):
         shared = 0
@@ -260,13 +261,15 @@ def _closest(key: str, known: frozenset[str]) -> str:
 def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:
     value = record.get(key, [])
     if not isinstance(value, list):
-        raise RowError(f"{where} has `{key}` that is a JSON {kind(value)}; give a list with one entry per response")
+        raise RowError(
+            f"{where} has `{key}` that is a JSON {json_kind(value)}; give a list, one per response"
+        )
     return value
 
 
 def _number(value: Any, what: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(f"{where} has {what} that is a JSON {kind(value)}; give a number")
+        raise RowError(f"{where} has {what} that is a JSON {json_kind(value)}; give a number")
     try:
         return float(value)
     except OverflowError as error:
@@ -275,7 +278,7 @@ def _number(value: Any, what: str, where: str) -> float:
 
 def _text(value: Any, what: str, where: str) -> str:
     if not isinstance(value, str):
-        raise RowError(f"{where} has {what} that is a JSON {kind(value)}; give a string")
+        raise RowError(f"{where} has {what} that is a JSON {json_kind(value)}; give a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone, where an emoji was cut in two: no tokenizer takes it
@@ -283,7 +286,7 @@ def _text(value: Any, what: str, where: str) -> str:
     return value
 
 
-def kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """The JSON name of a value's type."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
