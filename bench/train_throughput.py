@@ -117,7 +117,12 @@ def pairs_per_second(folder: Path, rows: list, layout: str, pairs_per_step: int,
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
     )
     data = PreferenceDataModule(train=ListSource(rows), global_batch_size=pairs_per_step, shuffle=False)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = pl.Trainer(**quiet, max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, callbacks=[Clock()])
     with open(os.devnull, "w") as null:
         out, sys.stdout = sys.stdout, null

@@ -63,7 +63,7 @@ class BranchGroup(Movable):
         queries: [b, Lb] positions of the branches' tokens in the sequence, 0 where padded.
         keys: [b, Lp + Lb] positions of what they may see: their prefix, then themselves.
         mask: [b, 1, Lb, Lp + Lb] True where a query sees a key.
-        real: positions in the flattened [b * Lb] of the real tokens, in the order of the packed sequence.
+        real: positions in the flattened queries of the branches' tokens, branch after branch.
     """
 
     queries: Tensor
@@ -106,7 +106,8 @@ class Layout(Movable):
         branch_row: [T - P] prefix of each branch token.
         branch_offset: [T - P] place of each branch token inside its branch.
         groups: branches by length, with what they see.
-        order: positions in the concatenation of the groups' outputs that put branch tokens back in sequence order.
+        order: positions in the concatenation of the groups' outputs that put branch tokens back in sequence order;
+            None where they are.
         varlen: the same without padding.
     """
 
@@ -154,28 +155,41 @@ class Layout(Movable):
 
         groups, members = [], []
         for group in _groups(branch_lengths, [prefix_lengths[r] for r in row]):
-            queries, query_valid = _spans([branch_starts[b] for b in group], [branch_lengths[b] for b in group])
-            rows = torch.tensor([row[b] for b in group])
-            longest = max(prefix_lengths[row[b]] for b in group)
-            causal = torch.ones(queries.shape[1], queries.shape[1], dtype=torch.bool).tril()
-            sees_prefix = valid[rows, None, :longest].expand(-1, queries.shape[1], -1)
-            mask = torch.cat([sees_prefix, causal.expand(len(group), -1, -1)], dim=2)[:, None]
-            keys = torch.cat([prefixes[rows, :longest], queries], dim=1)
-            groups.append(BranchGroup(queries, keys, mask, query_valid.flatten().nonzero().flatten()))
-            members.append(queries[query_valid])
+            spans = [
+                ((prefix_starts[row[b]], prefix_lengths[row[b]]), (branch_starts[b], branch_lengths[b])) for b in group
+            ]
+            groups.append(_branch_group(spans))
+            members.append(groups[-1].queries.flatten()[groups[-1].real])
         return cls(
             pooled=torch.tensor(ends[len(prefix_lengths) :]) - 1,
             num_tokens=ends[-1],
             row=torch.tensor(row),
             prefixes=prefixes,
             prefix_valid=valid,
-            prefix_real=valid.flatten().nonzero().flatten(),
+            prefix_real=_places(valid),
             branch_row=torch.tensor(row).repeat_interleave(lengths),
             branch_offset=branch_offset[branch_valid],
             groups=groups,
-            order=torch.cat(members).argsort(),
+            order=torch.cat(members).argsort() if len(groups) > 1 else None,
             varlen=_varlen(prefix_lengths, prefix_starts, branch_lengths, branch_starts, row),
         )
+
+
+Spans = list[tuple[tuple[int, int], tuple[int, int]]]  # of each branch of a group: its prefix, itself; (start, length)
+
+
+def _branch_group(spans: Spans) -> BranchGroup:
+    """Branch tokens as queries, their prefix and themselves as keys."""
+    prefixes, sees_prefix = _spans(*zip(*(prefix for prefix, _ in spans), strict=True))
+    queries, real = _spans(*zip(*(branch for _, branch in spans), strict=True))
+    longest = queries.shape[1]
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask = torch.cat([sees_prefix[:, None].expand(-1, longest, -1), causal.expand(len(spans), -1, -1)], dim=2)
+    return BranchGroup(queries, torch.cat([prefixes, queries], dim=1), mask[:, None], _places(real))
+
+
+def _places(real: Tensor) -> Tensor:
+    return real.flatten().nonzero().flatten()
 
 
 def _groups(branch_lengths: Sequence[int], prefix_lengths: Sequence[int]) -> list[list[int]]:
@@ -195,7 +209,7 @@ def _groups(branch_lengths: Sequence[int], prefix_lengths: Sequence[int]) -> lis
                 continue
         groups.append([b])
         longest_keys = prefix_lengths[b]
-    return groups
+    return [sorted(group) for group in groups]
 
 
 def _varlen(
