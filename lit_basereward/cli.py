@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lit_basereward.callbacks.interrupt import GracefulStop
+from lit_basereward.callbacks.predictions import PredictionWriter
 from lit_basereward.cli_checkpoint import load_checkpoint, model_differences, model_section, restored_differences
 from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.modules.naive import NaiveRM  # noqa: F401 - imported, so that YAML can name it without its path
+
+
+def _forget_other_class(parser: Any, before: Any, now: Any) -> None:
+    """Settings of one class are not those of another.
+
+    jsonargparse keeps them where names agree: a user's head with ``num_layers: int = 6`` would get the 2 of our default
+    head, without a word.
+    """
+    if before and "init_args" in before:
+        names = [str(spec["class_path"]).rpartition(".")[2] for spec in (before, now)]  # YAML may give the name alone
+        if names[0] != names[1]:
+            before["init_args"] = Namespace()
+
+
+jsonargparse._typehints.discard_init_args_on_class_path_change = _forget_other_class
 
 
 class RewardParser(LightningArgumentParser):
@@ -32,7 +52,7 @@ class RewardParser(LightningArgumentParser):
         debug: show errors as jsonargparse writes them.
     """
 
-    commands: dict[str, LightningArgumentParser] = {}  # noqa: RUF012
+    commands: dict[str, LightningArgumentParser] = {}
     arguments: Sequence[str] = ()
     debug = False
 
@@ -93,11 +113,16 @@ class RewardCLI(LightningCLI):
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True, required=False)
         parser.add_lightning_class_args(self._datamodule_class, "data")
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where `predict` writes is asked for so often that it has options of its own."""
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with a checkpoint's model section in front of what is given where that names no model."""
         assert isinstance(parser, RewardParser) and isinstance(args, list)
         parser.arguments, parser.commands = args, self._subcommand_parsers
         for each in (parser, *self._subcommand_parsers.values()):
+            assert isinstance(each, RewardParser)
             each.debug = self.debug
         checkpoint_path, model_given = self._look_ahead(parser, args)
         if checkpoint_path:
@@ -139,7 +164,7 @@ class RewardCLI(LightningCLI):
             self._dump_config()
             model = self.config_dump["model"]
             del self.config_dump  # made again when the seed is known
-            lines = model_differences(self.checkpoint, model, self._model_class)
+            lines = model_differences(self.checkpoint, model, RewardModule)
             if self.config.subcommand == "fit":
                 lines += restored_differences(self.checkpoint, model)
             _report(lines)
@@ -163,6 +188,9 @@ def main(args: list[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given or os.environ.get("LIT_BASEREWARD_DEBUG", "0") not in ("", "0")
+    # Not about the user's run: a deprecation inside Lightning, and its advertisements.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_about_the_run)
     try:
         RewardCLI([argument for argument in given if argument != "--debug"], debug)
     except (ValueError, OSError, MisconfigurationException) as error:
@@ -178,6 +206,10 @@ def main(args: list[str] | None = None) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes it exit code 1
             raise SystemExit(130) from stop
         raise
+
+
+def _about_the_run(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 @rank_zero_only

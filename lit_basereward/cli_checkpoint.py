@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -60,10 +61,9 @@ def model_differences(checkpoint: dict[str, Any], model: dict[str, Any], base: t
     stored = section["init_args"].keys()  # optimizer and schedule are not
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(base, "model", subclass_mode=True, required=False)
-    try:  # fills in defaults and names classes as the config does
-        section = yaml.safe_load(parser.dump(parser.parse_object({"model": section}), skip_none=False))["model"]
-    except (argparse.ArgumentError, ValueError):
-        pass  # of another version, or with a class that is not here: compared as it is stored
+    # Fill in defaults, as in the config; a section of another version, or of a class that is not here, stays as it is.
+    with suppress(argparse.ArgumentError, ValueError):
+        section = yaml.safe_load(parser.dump(parser.parse_object({"model": section}), skip_unset=False))["model"]
     old = {"class_path": section["class_path"], "init_args": {k: section["init_args"].get(k) for k in stored}}
     new = {"class_path": model["class_path"], "init_args": {k: model["init_args"].get(k) for k in stored}}
     return [f"{key}: checkpoint {was!r}, config {now!r} (used)" for key, was, now in _differences(old, new, "model")]

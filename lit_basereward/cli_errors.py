@@ -157,12 +157,13 @@ def _explain(line: _Line, place: _Place) -> _Problem | None:
 def _wrong_class(text: str, place: _Place) -> str:
     """What is wrong with a ``class_path``; empty if nothing is known."""
     if match := _NO_CLASS.match(text):
-        members = vars(sys.modules[match[1]]) if match[1] in sys.modules else {}
+        module = sys.modules.get(match[1])
+        public = [name for name in getattr(module, "__all__", vars(module) if module else ()) if name[0] != "_"]
+        classes = {name: member for name in public if inspect.isclass(member := getattr(module, name))}
         own = [
-            n for n, c in members.items() if inspect.isclass(c) and c.__module__.startswith(match[1]) and n[0] != "_"
+            name for name, cls in classes.items() if cls.__module__.startswith(match[1]) and not inspect.isabstract(cls)
         ]
-        concrete = [name for name in own if not inspect.isabstract(members[name])]
-        return f"{_path(place)}{match[1]} has no {match[2]!r}{_choose(match[2], concrete)}"
+        return f"{_path(place)}{match[1]} has no {match[2]!r}{_choose(match[2], own)}"
     if match := _NO_MODULE.match(text):
         return (
             f"{_path(place)}there is no module {match[1]!r}; accepted: the import path of a class, such as "
@@ -215,7 +216,7 @@ def _parameters(class_path: str, given: int) -> list[str]:
     for base in inspect.getmro(cls):
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in names]
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
@@ -253,5 +254,5 @@ def one_line(error: BaseException | str) -> str:
     text = str(error).strip() or type(error).__name__
     worker = re.match(r"Caught (\w+) in .*", text)
     if worker:
-        text = text.splitlines()[-1].rpartition(f"{worker[1]}: ")[2]
+        text = re.sub(rf"^[\w.]*\b{worker[1]}: ", "", text.splitlines()[-1])
     return " ".join(line.strip() for line in text.splitlines() if line.strip())

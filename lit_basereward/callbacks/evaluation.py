@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from lit_basereward.callbacks.plot import can_draw, draw_margins
 from lit_basereward.data.batch import Batch
 from lit_basereward.losses.functional import comparisons
 from lit_basereward.metrics import accuracy_interval, pair_accuracy_by_row, reward_length_correlation
@@ -83,11 +84,12 @@ class Evaluation(Callback):
     """Gathers rewards over ranks by row, and logs, prints and stores each source's figures.
 
     In validation: ``val/<source>/<figure>`` and ``val/accuracy``, the mean over sources, to monitor. In test: a table,
-    and ``results.json`` in the run's folder. Histograms of rewards go to TensorBoard.
+    and in the run's folder ``results.json`` and ``results.png``. Histograms of rewards go to TensorBoard.
     """
 
     def __init__(self) -> None:
         self.results: dict[str, SourceResult] = {}
+        self.margins: dict[str, Tensor] = {}
         self._blocks: dict[int, list[Tensor]] = {}
         self._dropped: dict[int, list[str]] = {}
 
@@ -116,7 +118,9 @@ class Evaluation(Callback):
                 rank_zero_warn(f"left out of {name}: {message}")
             index, rewards, ratings, lengths = own[:, own[0].argsort(stable=True)]
             results[name] = evaluate(index.long(), rewards.float(), ratings.float(), lengths, len(dropped))
-            self._histograms(trainer, f"{stage}/{name}", rewards, ratings)
+            better, worse = comparisons(torch.unique_consecutive(index, return_inverse=True)[1], ratings)
+            self.margins[name] = (rewards[better] - rewards[worse]).float()
+            self._histograms(trainer, f"{stage}/{name}", rewards)
         self.results = results
         if results:
             accuracies = [result.accuracy for result in results.values()]
@@ -125,12 +129,13 @@ class Evaluation(Callback):
             module.log_dict({f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()})
 
     @rank_zero_only
-    def _histograms(self, trainer: pl.Trainer, tag: str, rewards: Tensor, ratings: Tensor) -> None:
-        """Rewards of all responses of a source."""
+    def _histograms(self, trainer: pl.Trainer, tag: str, rewards: Tensor) -> None:
+        """Rewards and margins of a source, to TensorBoard."""
         for logger in trainer.loggers:
             writer: Any = getattr(logger, "experiment", None)
             if hasattr(writer, "add_histogram") and len(rewards):
                 writer.add_histogram(f"{tag}/rewards", rewards.numpy(), trainer.global_step)
+                writer.add_histogram(f"{tag}/margins", self.margins[tag.partition("/")[2]].numpy(), trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last pass."""
@@ -172,12 +177,17 @@ class Evaluation(Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log every source, print the table, write ``results.json``."""
         self._finish(trainer, pl_module, "test")
-        table = results_table(self.results, trainer.datamodule.blank_of)  # type: ignore[attr-defined]
+        blank_of = trainer.datamodule.blank_of  # type: ignore[attr-defined]
+        table = results_table(self.results, blank_of)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "results.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(table, indent=2) + "\n")
             print(f"\n{format_table(table)}\n\nresults: {path}")
+            if can_draw():
+                picture = path.with_suffix(".png")
+                draw_margins(picture, self.margins, blank_of)
+                print(f"picture: {picture}")
 
 
 def results_table(results: dict[str, SourceResult], blank_of: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -122,8 +122,8 @@ class GracefulStop(Callback):
             self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if getattr(callback, "dirpath", None)]
-        path = Path(folders[0] if folders else trainer.default_root_dir) / "interrupted.ckpt"
+        folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+        path = Path(next(filter(None, folders), trainer.default_root_dir)) / "interrupted.ckpt"
         _write(path, trainer)
         _say(f"step {trainer.global_step} is saved; to go on, add --ckpt_path {shlex.quote(str(path))}")
         received, self._received = self._received or signal.SIGTERM, 0
@@ -134,7 +134,7 @@ def _write(path: Path, trainer: pl.Trainer) -> None:
     """Save under another name, then rename, so that a whole checkpoint is there or none."""
     unfinished = Path(f"{path}.tmp")
     try:
-        trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             if unfinished.is_dir():  # a sharded checkpoint; a folder is renamed to what is not there
                 _remove(path)

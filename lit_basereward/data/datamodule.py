@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from lit_basereward.data.loader import BatchDataset, Loader, TrainLoader
 from lit_basereward.data.sampler import EvalPlan, RowStats, StepPlan
 from lit_basereward.data.scan import Scan, SourceSummary, Stage, nothing_left, scan, table
 from lit_basereward.data.sources.base import Source
+from lit_basereward.data.sources.blank import BlankImages
+from lit_basereward.data.sources.jsonl import JSONLSource
 
 Sources = str | Source | list[str | Source] | None
 """A JSONL file, a source, or a list of either. A string comes first, so that a path is never taken for a class."""
@@ -75,6 +78,7 @@ class PreferenceDataModule(LightningDataModule):
         self.summary: list[SourceSummary] = []
         self._plan: StepPlan | None = None
         self._resumed: dict[str, int] = {}
+        self._skipped: list[int] = []
 
     # ------------------------------------------------------------------------------------------------ sources
     def sources(self, stage: Stage) -> list[Source]:
@@ -94,6 +98,38 @@ class PreferenceDataModule(LightningDataModule):
                 name = f"{plain}_{number}"
             names.append(name)
         return names
+
+    @property
+    def blank_of(self) -> dict[str, str]:
+        """Test sources whose images are blanked: their name, and that of the source underneath."""
+        names = self.source_names("test")
+        plain = {source.fingerprint(): name for name, source in zip(names, self.sources("test"), strict=True)}
+        return {
+            name: plain.get(source.source.fingerprint(), source.source.name)
+            for name, source in zip(names, self.sources("test"), strict=True)
+            if isinstance(source, BlankImages)
+        }
+
+    @property
+    def predict_source(self) -> Source:
+        """The source of ``predict``.
+
+        Raises:
+            ValueError: if there are several: one output file belongs to one input.
+        """
+        sources = self.sources("predict")
+        if len(sources) != 1:
+            raise ValueError(f"data.predict has {len(sources)} sources; predictions are written for one at a time")
+        return sources[0]
+
+    def skip_predict_rows(self, rows: Sequence[int]) -> None:
+        """Leave out rows of the predict source that an earlier run has finished; it is an error to have several."""
+        _ = self.predict_source
+        self._skipped = list(rows)
+
+    def fingerprint(self, stage: Stage) -> str:
+        """Changes when the rows of a stage change."""
+        return "|".join(source.fingerprint() for source in self.sources(stage))
 
     def prepare_data(self) -> None:
         """Let the sources of the running stage download or convert, on one process."""
@@ -169,9 +205,12 @@ class PreferenceDataModule(LightningDataModule):
         collator = self._collator(training=False)
         loaders = []
         for source, found in zip(self.sources(stage), self._scans[stage], strict=True):
+            used = found.used(stage)
+            if stage == "predict":
+                used[self._skipped] = False
             plan = EvalPlan(
                 found.stats,
-                np.flatnonzero(found.used(stage)),
+                np.flatnonzero(used),
                 self.eval_batch_size,
                 **self._place(trainer),
                 order="input" if stage == "predict" else "cost",
@@ -281,6 +320,4 @@ def _open(given: str | Source, stage: Stage) -> Source:
         return given
     if not Path(given).is_file():
         raise ValueError(f"data.{stage}: there is no file {given!r}; give a JSONL file, or a source as class_path")
-    from lit_basereward.data.sources.jsonl import JSONLSource
-
     return JSONLSource(given)

@@ -209,8 +209,9 @@ def deal(rows: np.ndarray, cost: np.ndarray, num: int) -> list[list[int]]:
 class EvalPlan(Sampler[MicroBatch]):
     """The evaluation batches of one device. Over all devices every row comes exactly once: none repeated, none padded.
 
-    Every device has the same number of batches, which sharded models need; where rows are short the batch is the
-    single index ``FILLER``, which whoever reads the rewards leaves out (``row_index < 0``).
+    Every device has the same number of batches, which sharded models need, and at least one, since Lightning skips
+    the closing hooks of an empty run. Where rows are short the batch is the single index ``FILLER``, which whoever
+    reads the rewards leaves out (``row_index < 0``).
 
     Args:
         stats: of all rows.
@@ -234,10 +235,10 @@ class EvalPlan(Sampler[MicroBatch]):
         if batch_size < 1:
             raise ValueError(f"eval_batch_size is {batch_size}; it counts rows, so use 1 or more")
         self.stats, self.rank, self.world_size = stats, rank, world_size
-        self._num = -(-len(rows) // (batch_size * world_size))  # batches per device
+        self._num = max(1, -(-len(rows) // (batch_size * world_size)))  # batches per device
         if order == "cost":
             rows = rows[np.argsort(-stats.cost[rows], kind="stable")]
-        self._batches = np.array_split(rows, self._num * world_size) if self._num else []
+        self._batches = np.array_split(rows, self._num * world_size)
         self._turns = np.random.default_rng(0).permutation(self._num) if order == "cost" else np.arange(self._num)
 
     def __len__(self) -> int:

@@ -48,7 +48,7 @@ class NaiveRM(RewardModule):
 
     def __init__(
         self,
-        backbone: Backbone = Backbone(),  # noqa: B008 - a recipe without state; jsonargparse shows it in --help
+        backbone: Backbone,
         head: HeadFactory = MLPHead,
         loss: RankingLoss = BradleyTerry(),  # noqa: B008
         regularizers: list[Regularizer] = [],  # noqa: B006

@@ -21,6 +21,7 @@ from lit_basereward.data.batch import Batch, StepCounts
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.loader import FILLER_ROW, Loader
 from lit_basereward.data.sources.base import Source
+from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.types import Message, Preference, RowError, TooLong
 from lit_basereward.nn.layout import Layout
 
@@ -333,6 +334,47 @@ def test_evaluation_has_a_loader_per_source_and_predict_takes_all_in_order(tmp_p
     scorer = Learner()
     trainer(tmp_path).predict(scorer, data, return_predictions=False)
     assert [i for batch in scorer.batches for i in batch.row_index.tolist()] == list(range(20))
+
+
+@pytest.mark.parametrize(("done", "left"), [([0, 1, 3], [2, 4]), ([0, 1, 2, 3, 4], [-1])])
+def test_predict_goes_on_after_finished_rows(done: list[int], left: list[int], tmp_path: Path) -> None:
+    """With nothing left there is one filler batch, so that the hooks that close the output still run."""
+    data = PreferenceDataModule(predict=Rows(5))
+
+    class Resume(Callback):
+        ended = False
+
+        def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            data.skip_predict_rows(done)
+
+        def on_predict_end(self, *_: Any) -> None:
+            self.ended = True
+
+    scorer, resume = Learner(), Resume()
+    trainer(tmp_path, resume).predict(scorer, data, return_predictions=False)
+    assert [batch.row_index.tolist() for batch in scorer.batches] == [left]
+    assert resume.ended
+
+
+def test_predict_source_is_one() -> None:
+    rows = Rows(5)
+    assert PreferenceDataModule(predict=rows).predict_source is rows
+    with pytest.raises(ValueError, match=r"data\.predict has 2 sources"):
+        PreferenceDataModule(predict=[rows, Rows(1)]).skip_predict_rows([])
+
+
+def test_blanked_sources_know_the_source_underneath() -> None:
+    first, second = Rows(5, "a"), Rows(4, "a")
+    data = PreferenceDataModule(
+        test=[first, BlankImages(first), second, BlankImages(second), BlankImages(Rows(1, "b"))]
+    )
+    assert data.source_names("test") == ["a", "a_blank", "a_2", "a_blank_2", "b_blank"]
+    assert data.blank_of == {"a_blank": "a", "a_blank_2": "a_2", "b_blank": "b"}
+
+
+def test_fingerprint_follows_the_rows() -> None:
+    assert PreferenceDataModule(val=Rows(5)).fingerprint("val") == PreferenceDataModule(val=Rows(5)).fingerprint("val")
+    assert PreferenceDataModule(val=Rows(5)).fingerprint("val") != PreferenceDataModule(val=Rows(6)).fingerprint("val")
 
 
 # ------------------------------------------------------------------------------------------------- bad rows later

@@ -162,7 +162,7 @@ def test_evaluation_visits_every_row_once(num: int, world: int, order: str) -> N
     batches = [[batch.indices for batch in plan] for plan in plans]
     seen = [i for mine in batches for indices in mine for i in indices if i != FILLER]
     assert sorted(seen) == rows.tolist()
-    assert {len(mine) for mine in batches} == {len(plan) for plan in plans} == {-(-num // (4 * world))}
+    assert {len(mine) for mine in batches} == {len(plan) for plan in plans} == {max(1, -(-num // (4 * world)))}
     assert all(indices == [FILLER] or FILLER not in indices for mine in batches for indices in mine)
     assert max((len(indices) for mine in batches for indices in mine), default=0) <= 4
 

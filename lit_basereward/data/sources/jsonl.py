@@ -182,7 +182,5 @@ def _json_list(content: bytes, path: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not one JSON list ({error}); is it JSON Lines? Then name it .jsonl") from error
     if not isinstance(rows, list):
-        raise ValueError(
-            f"{path} is a JSON {json_kind(rows)}; give a list, or .jsonl with one object a line"
-        )
+        raise ValueError(f"{path} is a JSON {json_kind(rows)}; give a list, or .jsonl with one object a line")
     return rows

@@ -261,9 +261,7 @@ def _closest(key: str, known: frozenset[str]) -> str:
 def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:
     value = record.get(key, [])
     if not isinstance(value, list):
-        raise RowError(
-            f"{where} has `{key}` that is a JSON {json_kind(value)}; give a list, one per response"
-        )
+        raise RowError(f"{where} has `{key}` that is a JSON {json_kind(value)}; give a list, one per response")
     return value
 
 
