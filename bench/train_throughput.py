@@ -2,11 +2,11 @@
 
     python bench/train_throughput.py [--json FILE] [--cases K2-280 K2-560 K5-560] [--repeats 3] [--threads 2]
 
-The workload is that of the peers' comparison: a tiny random Qwen2.5-VL (vision 4 x 128, language 6 x 256), float32, full
-fine-tune with the vision tower, AdamW; one noise image per prompt, prompts of 24 to 64 tokens, responses lognormal
+The workload is that of the peers' comparison: a tiny random Qwen2.5-VL (vision 4 x 128, language 6 x 256), float32,
+full fine-tune with the vision tower, AdamW; one noise image per prompt, prompts of 24 to 64 tokens, responses lognormal
 (4.2, 0.6) clipped to 16 to 256 tokens. `padded` is what pairwise trainers do: two full sequences per pair, the image
 encoded for each, rows in arrival order, 4 pairs a step. `shared` computes prompt and image once per row; ranked rows
-(K > 2) count K (K - 1) / 2 pairs, each response computed once. Runs are interleaved; ratios, not figures, are the result.
+(K > 2) count K (K - 1) / 2 pairs, each response computed once. Runs are interleaved; ratios are the result.
 """
 
 from __future__ import annotations

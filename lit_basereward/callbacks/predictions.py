@@ -12,15 +12,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch
+from lit_basereward.data.types import RowError
 
 
 class PredictionWriter(Callback):
     """Writes ``{"id", "rewards", "p_best"}`` for every row of the predict source.
 
     ``rewards`` has one number per response, in their order; ``p_best``, for K >= 2, is their softmax: the probability
-    that each is the best. Rows whose response was cut have ``"truncated": true``. Finished rows lie beside the output,
-    in ``<path>.part-<rank>``, until all are there; a run that is started again with the same input and model goes on
-    after them.
+    that each is the best. A row whose response was cut has ``"truncated": true``; one that ``on_bad_row: skip`` left
+    out has ``"rewards": null`` and its ``"error"``. Finished rows lie beside the output, in ``<path>.part-<rank>``,
+    until all are there; a run that is started again with the same input and model goes on after them.
 
     Args:
         path: where to write; the default is ``predictions.jsonl`` in the run's folder.
@@ -101,19 +102,33 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        path = self.output(trainer)
+        path, source = self.output(trainer), trainer.datamodule.predict_source  # type: ignore[attr-defined]
         lines = {}
         for part in _parts(path):
             for text in _whole_lines(part):
                 line = json.loads(text)
                 lines[line.pop("row")] = line
+        missing = set(range(len(source))) - lines.keys()
+        lines |= {row: self._unscored(trainer, row) for row in missing}
         temporary = Path(f"{path}.tmp")
         with temporary.open("w") as file:
             for row in sorted(lines):
                 file.write(json.dumps(lines[row]) + "\n")
         temporary.replace(path)
         _forget(path)
-        print(f"predictions: {len(lines)} rows in {path}")
+        left_out = f", {len(missing)} of them without rewards" if missing else ""
+        print(f"predictions: {len(lines)} rows in {path}{left_out}")
+
+    @staticmethod
+    def _unscored(trainer: pl.Trainer, row: int) -> dict[str, Any]:
+        """What stands in the place of a row that was left out: its lines stay those of the input."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            preference = data.predict_source[row]
+            trainer.lightning_module.collator(training=False).prepare(row, preference)  # type: ignore[operator]
+        except RowError as error:
+            return {"id": str(row), "rewards": None, "error": str(error)}
+        return {"id": preference.id, "rewards": None, "error": "not scored"}
 
 
 def _plain(values: Tensor) -> list[float]:

@@ -1,0 +1,96 @@
+"""Scoring from Python."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_basereward import NaiveRM, Scorer
+from lit_basereward.data.types import RowError
+from lit_basereward.nn.backbone import Backbone
+from lit_basereward.nn.heads import MLPHead
+from lit_basereward.scorer import check_classes, load
+from lit_basereward.testing import random_image
+
+
+@pytest.fixture(scope="module")
+def scorer(backbone_folder) -> Scorer:
+    torch.manual_seed(0)
+    module = NaiveRM(Backbone(backbone_folder("qwen2_5_vl"), max_length=2048), head=partial(MLPHead, num_layers=1))
+    module.configure_model()
+    torch.nn.init.normal_(module.model.head.layers[-1].weight, std=0.3)
+    return Scorer(module, "cpu")
+
+
+def test_all_ways_to_give_an_image_agree(scorer, tmp_path):
+    """Bytes, PIL, path as str and Path, inside a message part, base64: one reward."""
+    data = random_image(56, 3).data
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    pil = Image.open(io.BytesIO(data))
+    answers = ["yes", "no it is not"]
+    expected = scorer.score("what is it", answers, [data])
+    assert expected.shape == (2,) and expected.dtype == torch.float32
+    for image in (pil, path, str(path), {"bytes": data}):
+        torch.testing.assert_close(scorer.score("what is it", answers, [image]), expected)
+    for part in ({"type": "image", "image": pil}, {"type": "image", "path": str(path)}):
+        chat = [{"role": "user", "content": [part, {"type": "text", "text": "what is it"}]}]
+        torch.testing.assert_close(scorer.score(chat, answers), expected)
+    assert not torch.allclose(scorer.score("what is it", answers, [random_image(56, 4).data]), expected)
+
+
+def test_one_response_many_responses_and_turns(scorer):
+    """K does not matter to a response's reward; earlier turns do."""
+    many = scorer.score("is it red", ["yes", "no", "", "a cat"])
+    assert scorer.score("is it red", ["no"])[0].item() == pytest.approx(many[1].item(), abs=1e-5)
+    chat = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "the dog"},
+        {"role": "user", "content": "is it red"},
+    ]
+    assert abs(scorer.score(chat, ["no"])[0] - many[1]) > 1e-4
+
+
+def test_mistakes_are_told(scorer):
+    """A string for the responses, a missing image, a URL, a conversation that ends with an answer."""
+    with pytest.raises(ValueError, match="one string"):
+        scorer.score("x", "yes")
+    with pytest.raises(RowError, match="no URL is fetched"):
+        scorer.score("x", ["yes"], ["https://example.org/a.png"])
+    with pytest.raises(RowError, match="0 images but 1"):
+        scorer.score([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}], ["yes"])
+    with pytest.raises(RowError, match="does not end in a user turn"):
+        scorer.score([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], ["yes"])
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    """A missing file, a text file, and a pickle that would run code: refused, nothing is run."""
+    import os
+    import pickle
+
+    with pytest.raises(ValueError, match="is no file"):
+        load(tmp_path / "nothing.ckpt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    with pytest.raises(ValueError, match="is no checkpoint of a reward model"):
+        load(tmp_path / "text.ckpt")
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="is no checkpoint of a reward model"):
+        load(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nested_classes_are_checked():
+    """In lists and init_args too; a prefix of a package's name is not the package."""
+    check_classes({"_class_path": "lit_basereward.NaiveRM", "x": [{"class_path": "torch.nn.ReLU"}]}, [])
+    with pytest.raises(ValueError, match="lit_basereward_evil"):
+        check_classes({"a": [{"init_args": {"class_path": "lit_basereward_evil.Head"}}]}, [])
+    check_classes({"a": {"class_path": "my.heads.Head"}}, ["my.heads"])
