@@ -124,6 +124,8 @@ class RewardCLI(LightningCLI):
         for each in (parser, *self._subcommand_parsers.values()):
             assert isinstance(each, RewardParser)
             each.debug = self.debug
+        for command in ("validate", "test"):  # our own table says it in five lines
+            self._subcommand_parsers[command].set_defaults(verbose=False)
         checkpoint_path, model_given = self._look_ahead(parser, args)
         if checkpoint_path:
             self.checkpoint = load_checkpoint(checkpoint_path)

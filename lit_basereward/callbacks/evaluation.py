@@ -124,9 +124,10 @@ class Evaluation(Callback):
         self.results = results
         if results:
             accuracies = [result.accuracy for result in results.values()]
-            module.log(f"{stage}/accuracy", sum(accuracies) / len(accuracies), prog_bar=True, rank_zero_only=False)
+            module.log(f"{stage}/accuracy", sum(accuracies) / len(accuracies), prog_bar=True, sync_dist=True)
         for name, result in results.items():
-            module.log_dict({f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()})
+            logs = {f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()}
+            module.log_dict(logs, sync_dist=True)
 
     @rank_zero_only
     def _histograms(self, trainer: pl.Trainer, tag: str, rewards: Tensor) -> None:
@@ -171,8 +172,11 @@ class Evaluation(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log every source; a sanity check sees too few rows to be of use."""
-        if not trainer.sanity_checking:
-            self._finish(trainer, pl_module, "val")
+        if trainer.sanity_checking:
+            return
+        self._finish(trainer, pl_module, "val")
+        if trainer.validating and trainer.is_global_zero:
+            print(f"\n{format_table(results_table(self.results, {}))}")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log every source, print the table, write ``results.json``."""

@@ -6,6 +6,7 @@ import warnings
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch
@@ -86,7 +87,7 @@ class NaiveRM(RewardModule):
             from lit_basereward.modules.init_from import init_from
 
             init_from(self.model, self.init_from)
-        self.layout = choose_layout(self.model, self.layout, self._collator)
+        self.layout = choose_layout(self.model, self.layout, self._collator, rank_zero_info)
         self.model.train()
 
     def collator(self, training: bool) -> Collator:
