@@ -175,7 +175,7 @@ class Evaluation(Callback):
         if trainer.sanity_checking:
             return
         self._finish(trainer, pl_module, "val")
-        if trainer.validating and trainer.is_global_zero:
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
             print(f"\n{format_table(results_table(self.results, {}))}")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -237,7 +239,11 @@ class PreferenceDataModule(LightningDataModule):
         return {"world_size": place["num_replicas"], "rank": place["rank"]}
 
     def _reading(self, trainer: Any) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "pin_memory": trainer.strategy.root_device.type == "cuda"}
+        device = trainer.strategy.root_device.type
+        if device == "cpu" and self.num_workers and "OMP_NUM_THREADS" not in os.environ:
+            # Threads that wait for a core that a worker has spin, which is slower than doing without them.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - self.num_workers))
+        return {"num_workers": self.num_workers, "pin_memory": device == "cuda"}
 
     # ----------------------------------------------------------------------------------------------- resuming
     def _position(self) -> int:

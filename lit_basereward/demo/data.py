@@ -14,7 +14,7 @@ import zlib
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
@@ -29,15 +29,17 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 DIGIT_QUESTIONS = ("What digit is this?", "Which digit do you see?")
 DIGIT_ANSWERS = ("{}", "The digit is {}.")
 
-COLOURS = {"red": (214, 39, 40), "green": (34, 150, 60), "blue": (40, 80, 220), "yellow": (240, 200, 0)}
+COLOURS = {"red": (214, 39, 40), "green": (34, 150, 60), "blue": (40, 80, 220)}
 COUNTS = ("one", "two", "three")
-SHAPES = ("circle", "square", "triangle")
-OBJECTS = ("cross", "ring", "bar")
-SCENE_QUESTIONS = ("What is in the picture?", "Describe the picture.")
-SCENE_ANSWERS = ("{}", "I see {}.")
+SHAPES = ("circle", "square")
+OBJECTS = ("cross", "ring")
+SCENE_QUESTIONS = ("What is in the picture?",)
+SCENE_ANSWERS = ("{}",)
 
 SUM_QUESTIONS = ("{} + {} = ?", "What is {} + {}?")
 SUM_ANSWERS = ("{}", "It is {}.")
+SUM_OPERANDS = 20  # from 0
+SUM_DISTANCE = 4  # a wrong sum is off by at least this
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class Digits(MadeSource):
     """
 
     name = "digits"
-    scans_per_class: dict[str, slice] = {"test": slice(0, 36), "val": slice(36, 56), "train": slice(56, None)}
-    default_rows: dict[str, int] = {"train": 2400, "val": 400, "test": 720}
+    scans_per_class: ClassVar = {"test": slice(0, 36), "val": slice(36, 56), "train": slice(56, None)}
+    default_rows: ClassVar = {"train": 2400, "val": 400, "test": 720}
 
     def __init__(self, split: Split = "train", rows: int | None = None, image_size: int = 28, seed: int = 0) -> None:
         super().__init__(split, rows, seed)
@@ -200,10 +202,10 @@ class Scenes(MadeSource):
     """
 
     name = "scenes"
-    default_rows: dict[str, int] = {"train": 2000, "val": 240, "test": 400}
-    checksums: dict[str, range] = {"train": range(0, 60), "val": range(60, 80), "test": range(80, 100)}
+    default_rows: ClassVar = {"train": 2000, "val": 240, "test": 400}
+    checksums: ClassVar = {"train": range(0, 60), "val": range(60, 80), "test": range(80, 100)}
 
-    def __init__(self, split: Split = "train", rows: int | None = None, image_size: int = 56, seed: int = 0) -> None:
+    def __init__(self, split: Split = "train", rows: int | None = None, image_size: int = 28, seed: int = 0) -> None:
         super().__init__(split, rows, seed)
         self.image_size = image_size
 
@@ -241,7 +243,7 @@ def draw_scene(scene: Scene, rng: random.Random, size: int) -> Image:
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (size, size), (rng.randint(225, 255),) * 3)
-    pen = ImageDraw.Draw(image)
+    pen, line = ImageDraw.Draw(image), max(2, size // 18)
     placed: list[tuple[int, int, int]] = []  # centre and radius
     for kind in [scene.object] + [scene.shape] * (1 + COUNTS.index(scene.count)):
         radius = rng.randint(size // 9, size // 7)
@@ -256,22 +258,18 @@ def draw_scene(scene: Scene, rng: random.Random, size: int) -> Image:
             pen.ellipse(box, fill=ink)
         elif kind == "square":
             pen.rectangle(box, fill=ink)
-        elif kind == "triangle":
-            pen.polygon([(left, bottom), (right, bottom), (x, top)], fill=ink)
         elif kind == "ring":
-            pen.ellipse(box, outline=ink, width=2)
+            pen.ellipse(box, outline=ink, width=line)
         elif kind == "cross":
-            pen.line((left, top, right, bottom), fill=ink, width=2)
-            pen.line((left, bottom, right, top), fill=ink, width=2)
-        else:  # bar
-            pen.rectangle((left, y - 1, right, y + 1), fill=ink)
+            pen.line((left, top, right, bottom), fill=ink, width=line)
+            pen.line((left, bottom, right, top), fill=ink, width=line)
     return image
 
 
 class Sums(MadeSource):
-    """Sums of two one-digit numbers, text only, with a right and a wrong answer.
+    """Sums of two numbers from 0 to 19, text only, with a right and a wrong answer that is at least 4 off.
 
-    Rows come in pairs with the same two answers: ``3 + 4`` with 7 over 9, and ``8 + 1`` with 9 over 7.
+    Rows come in pairs with the same two answers: ``3 + 4`` with 7 over 15, and ``14 + 1`` with 15 over 7.
 
     Args:
         split: ``train``, ``val`` or ``test``; they share no two operands, in either order.
@@ -280,20 +278,20 @@ class Sums(MadeSource):
     """
 
     name = "sums"
-    default_rows: dict[str, int] = {"train": 1200, "val": 200, "test": 400}
-    pairs: dict[str, slice] = {"test": slice(0, 11), "val": slice(11, 18), "train": slice(18, None)}
+    pairs: ClassVar = {"test": slice(0, 40), "val": slice(40, 65), "train": slice(65, None)}
+    default_rows: ClassVar = {"train": 1200, "val": 200, "test": 400}
 
     def make(self, rng: random.Random) -> list[Candidates]:
         rows = self.default_rows[self.split] if self.rows is None else self.rows
-        unordered = list(itertools.combinations_with_replacement(range(10), 2))  # 55
+        unordered = list(itertools.combinations_with_replacement(range(SUM_OPERANDS), 2))  # 210
         random.Random("sums").shuffle(unordered)
         operands: list[tuple[int, int]] = []
         for a, b in unordered[self.pairs[self.split]]:
             operands += sorted({(a, b), (b, a)})
-        made = []
+        made: list[Candidates] = []
         while len(made) + 2 <= rows:
             first, second = rng.sample(operands, 2)
-            if sum(first) == sum(second):
+            if abs(sum(first) - sum(second)) < SUM_DISTANCE:
                 continue
             question = rng.choice(SUM_QUESTIONS)
             answers = tuple(rng.choice(SUM_ANSWERS).format(sum(pair)) for pair in (first, second))
@@ -317,7 +315,7 @@ def demo_texts() -> list[str]:
         for answer in SCENE_ANSWERS
         for parts in itertools.product(COUNTS, COLOURS, SHAPES, OBJECTS)
     ]
-    pairs = list(itertools.product(range(10), repeat=2))
+    pairs = list(itertools.product(range(SUM_OPERANDS), repeat=2))
     sums = [question.format(*pair) for question in SUM_QUESTIONS for pair in pairs]
     sums += [answer.format(sum(pair)) for answer in SUM_ANSWERS for pair in pairs]
     return [*DIGIT_QUESTIONS, *digits, *SCENE_QUESTIONS, *scenes, *sums]

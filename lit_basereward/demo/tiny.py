@@ -123,6 +123,7 @@ def write_tiny_qwen2_5_vl(
     vision_depth: int = 2,
     min_pixels: int = 28 * 28,
     max_pixels: int = 112 * 112,
+    initializer_range: float = 0.09,
     weights: bool = False,
     seed: int = 0,
 ) -> None:
@@ -141,6 +142,8 @@ def write_tiny_qwen2_5_vl(
         vision_depth: blocks of the vision tower.
         min_pixels: smaller images are enlarged to this.
         max_pixels: larger images are shrunk to this.
+        initializer_range: standard deviation of random weights, about ``hidden_size ** -0.5``. The 0.02 of wide models
+            leaves one this narrow next to nothing to work with: from it, training starts on a plateau.
         weights: write freshly initialised weights too (``init: pretrained`` then loads them).
         seed: of those weights.
     """
@@ -155,6 +158,7 @@ def write_tiny_qwen2_5_vl(
         vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
         vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         text_config={
+            "initializer_range": initializer_range,
             "vocab_size": len(tokenizer),
             "hidden_size": hidden_size,
             "intermediate_size": 2 * hidden_size,
@@ -172,6 +176,7 @@ def write_tiny_qwen2_5_vl(
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={
+            "initializer_range": initializer_range,
             "depth": vision_depth,
             "hidden_size": vision_hidden,
             "intermediate_size": 2 * vision_hidden,

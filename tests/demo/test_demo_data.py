@@ -7,6 +7,7 @@ import io
 import itertools
 import pickle
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -95,6 +96,15 @@ def test_splits_share_no_image(source: type[MadeSource]) -> None:
     assert not any(one & other for one, other in itertools.combinations(pictures, 2))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_scene_can_be_in_one_split_only(split: Split) -> None:
+    """The checksum of its pixels decides, so even the same random numbers draw no picture for two splits."""
+    for row in rows(Scenes(split, rows=40)):
+        pixels = Image.open(io.BytesIO(row.images[0].data)).tobytes()
+        assert zlib.crc32(pixels) % 100 in Scenes.checksums[split]
+    assert sorted(itertools.chain(*Scenes.checksums.values())) == list(range(100))
+
+
 def test_splits_share_no_operands() -> None:
     operands = [
         {frozenset(map(int, re.findall(r"\d+", question(row)))) for row in rows(Sums(split))} for split in SPLITS
@@ -125,7 +135,10 @@ def test_digits_are_labelled_as_in_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    label_of = {bytes(min(255, int(v) * 16) for v in scan.flat): int(y) for scan, y in zip(data.images, data.target)}
+    label_of = {
+        bytes(min(255, int(v) * 16) for v in scan.flat): int(y)
+        for scan, y in zip(data.images, data.target, strict=True)
+    }
     source = Digits("test", rows=80, image_size=8)
     for row in rows(source):
         right = row.responses[row.ratings.index(1.0)]
@@ -161,7 +174,7 @@ def test_ratings_say_how_much_is_wrong_in_the_picture() -> None:
     source = Scenes("test", rows=80)
     for i, row in enumerate(rows(source)):
         image = Image.open(io.BytesIO(row.images[0].data)).convert("RGB")
-        pixels = set(image.getdata())
+        pixels = {ink for _, ink in image.getcolors()}
         (colour,) = [name for name, ink in COLOURS.items() if ink in pixels]
         scene = source.candidates[i].shows
         assert blobs(image, (0, 0, 0)) == 1
