@@ -103,6 +103,9 @@ def _transformers_attention(
     if kwargs.get("dropout"):
         raise ValueError("attention dropout is not supported by the shared layout; set layout: padded")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotary positions made q and k float32 again; kernels of SDPA are cast alike
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     return branch_attention(q, k, v, layout, kwargs.get("scaling"))[None], None
 
 
