@@ -111,7 +111,8 @@ class RewardCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items() if key != "callbacks"})
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True, required=False)
-        parser.add_lightning_class_args(self._datamodule_class, "data")
+        # Without sub-configs: else jsonargparse opens the path of a data file and takes its content for the list.
+        parser.add_class_arguments(self._datamodule_class, "data", fail_untyped=False, sub_configs=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where `predict` writes is asked for so often that it has options of its own."""

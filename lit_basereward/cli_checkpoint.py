@@ -32,7 +32,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         raise ValueError(f"ckpt_path {path!r} does not exist; give a .ckpt file, or {', '.join(_WORDS)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(
             f"ckpt_path {path!r} is not a whole checkpoint of this package (it does not load with weights_only=True)"
         ) from error

@@ -52,6 +52,8 @@ class Scorer:
         """
         if isinstance(responses, str):
             raise ValueError("responses is one string; give a list of them")
+        if not isinstance(images, list | tuple):
+            raise ValueError("images is one image; give a list of them")
         return self.score_rows([self.row(prompt, responses, images)])[0]
 
     def row(
@@ -100,6 +102,7 @@ def load(
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hyper_parameters = dict(checkpoint["hyper_parameters"])
+        hyper_parameters["_class_path"]
     except Exception as error:  # torch raises whatever the broken bytes lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{str(path)!r} is no checkpoint of a reward model: {reason}") from error

@@ -508,3 +508,15 @@ def test_ctrl_c_with_workers_ends_with_130_and_resumes_exactly(place: SimpleName
     assert resumed.trainer.global_step == unstopped.trainer.global_step == 4
     for name, weight in unstopped.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "empty.jsonl"])
+def test_a_data_path_stays_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """jsonargparse would open it for the list: a .json list became as many sources, an empty file none."""
+    rows = [{"prompt": "is it red", "responses": ["yes", "no"], "ratings": [1, 0]}] * 3
+    file = tmp_path / name
+    file.write_text({"rows.json": json.dumps(rows), "rows.jsonl": "\n".join(map(json.dumps, rows))}.get(name, ""))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--data.train={file}", "--print_config"])
+    assert not stop.value.code
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["train"] == str(file)

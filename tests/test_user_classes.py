@@ -67,11 +67,12 @@ def user(tmp_path, monkeypatch):
 )
 def test_parts_from_elsewhere_train(user, backbone_folder, head, layers):
     """One step each. Defaults of our head do not leak into theirs: DeepHead keeps its 4 layers."""
+    short = {"class_path": "my_parts.Short", "init_args": {"name_or_path": backbone_folder("qwen2_vl")}}
     config = {
         "model": {
             "class_path": "NaiveRM",
             "init_args": {
-                "backbone": {"class_path": "my_parts.Short", "init_args": {"name_or_path": backbone_folder("qwen2_vl")}},
+                "backbone": short,
                 "head": {"class_path": head},
                 "loss": {"class_path": "plackett_luce.PlackettLuce"},
                 "pair_weighting": "row",

@@ -97,9 +97,12 @@ class Evaluation(Callback):
         self._blocks, self._dropped = {}, {}
 
     def _add(self, rewards: Tensor, batch: Batch, loader: int) -> None:
-        self._dropped.setdefault(loader, []).extend(batch.dropped)
+        dropped = self._dropped.setdefault(loader, [])
+        dropped.extend(batch.dropped)
+        if cut := int(batch.truncated.sum()):
+            rank_zero_warn(f"{cut} responses of a batch were cut to backbone.max_length and scored without their ends")
         columns = (batch.row_index[batch.row], rewards, batch.ratings, batch.lengths)
-        block = torch.stack([column.detach().double().cpu() for column in columns])
+        block = torch.stack([column.detach().cpu().double() for column in columns])
         self._blocks.setdefault(loader, []).append(block[:, block[0] >= 0])
 
     def _finish(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -123,8 +126,9 @@ class Evaluation(Callback):
             self._histograms(trainer, f"{stage}/{name}", rewards)
         self.results = results
         if results:
-            accuracies = [result.accuracy for result in results.values()]
-            module.log(f"{stage}/accuracy", sum(accuracies) / len(accuracies), prog_bar=True, sync_dist=True)
+            accuracies = [result.accuracy for result in results.values() if result.comparisons]
+            mean = sum(accuracies) / max(1, len(accuracies))
+            module.log(f"{stage}/accuracy", mean, prog_bar=True, sync_dist=True)
         for name, result in results.items():
             logs = {f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()}
             module.log_dict(logs, sync_dist=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch
+from lit_basereward.data.collator import Collator
+from lit_basereward.data.sources.base import Source
 from lit_basereward.data.types import RowError
+from lit_basereward.modules.recipe import recipe
 
 
 class PredictionWriter(Callback):
@@ -25,7 +29,7 @@ class PredictionWriter(Callback):
 
     Args:
         path: where to write; the default is ``predictions.jsonl`` in the run's folder.
-        overwrite: replace an earlier output of another input or model.
+        overwrite: replace an earlier output, finished or not.
     """
 
     def __init__(self, path: str | None = None, overwrite: bool = False) -> None:
@@ -47,8 +51,10 @@ class PredictionWriter(Callback):
             return
         path, data = self.output(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
-        identity = {"input": data.fingerprint("predict"), "model": _model_identity(trainer)}
+        identity = {"input": data.fingerprint("predict"), "model": _model_identity(trainer, pl_module)}
         head = _state_path(path)
+        if path.exists() and not self.overwrite:
+            raise ValueError(f"{path} exists; give another path, or set overwrite: true to replace it")
         if head.exists() and json.loads(head.read_text()) != identity:
             if not self.overwrite:
                 raise ValueError(
@@ -61,6 +67,7 @@ class PredictionWriter(Callback):
         if done:
             print(f"predict: {len(done)} rows of {path} are there already; going on after them")
         data.skip_predict_rows(done)
+        trainer.strategy.barrier()  # no rank writes before all have read
         if trainer.is_global_zero:
             head.write_text(json.dumps(identity))
         part = Path(f"{path}.part-{trainer.global_rank}")
@@ -109,7 +116,9 @@ class PredictionWriter(Callback):
                 line = json.loads(text)
                 lines[line.pop("row")] = line
         missing = set(range(len(source))) - lines.keys()
-        lines |= {row: self._unscored(trainer, row) for row in missing}
+        if missing:
+            collator = trainer.lightning_module.collator(training=False)  # type: ignore[operator]
+            lines |= {row: _unscored(source, collator, row) for row in missing}
         temporary = Path(f"{path}.tmp")
         with temporary.open("w") as file:
             for row in sorted(lines):
@@ -119,16 +128,17 @@ class PredictionWriter(Callback):
         left_out = f", {len(missing)} of them without rewards" if missing else ""
         print(f"predictions: {len(lines)} rows in {path}{left_out}")
 
-    @staticmethod
-    def _unscored(trainer: pl.Trainer, row: int) -> dict[str, Any]:
-        """What stands in the place of a row that was left out: its lines stay those of the input."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        try:
-            preference = data.predict_source[row]
-            trainer.lightning_module.collator(training=False).prepare(row, preference)  # type: ignore[operator]
-        except RowError as error:
-            return {"id": str(row), "rewards": None, "error": str(error)}
-        return {"id": preference.id, "rewards": None, "error": "not scored"}
+
+def _unscored(source: Source, collator: Collator, row: int) -> dict[str, Any]:
+    """What stands in the place of a row that was left out, so that output and input keep the same order."""
+    name = f"row {row}"
+    try:
+        preference = source[row]
+        name = preference.id
+        collator.prepare(row, preference)
+    except RowError as error:
+        return {"id": name, "rewards": None, "error": str(error)}
+    return {"id": name, "rewards": None, "error": "not scored"}
 
 
 def _plain(values: Tensor) -> list[float]:
@@ -152,9 +162,12 @@ def _forget(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _model_identity(trainer: pl.Trainer) -> str:
+def _model_identity(trainer: pl.Trainer, module: pl.LightningModule) -> str:
+    """Checkpoint, settings and precision: what rewards hang on."""
+    settings = json.dumps(recipe(dict(module.hparams)), sort_keys=True, default=str)
+    identity = f"{hashlib.sha256(settings.encode()).hexdigest()}:{trainer.precision}"
     checkpoint = trainer.ckpt_path
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return str(checkpoint)
-    stat = Path(checkpoint).stat()
-    return f"{Path(checkpoint).resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    if checkpoint is not None and Path(checkpoint).is_file():
+        stat = Path(checkpoint).stat()
+        identity += f":{Path(checkpoint).resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    return identity

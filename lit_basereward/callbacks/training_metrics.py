@@ -17,7 +17,7 @@ from lit_basereward.losses.functional import comparisons
 
 _SUMS = (
     "loss", "comparisons", "correct", "reward_ties", "margin", "better", "better_sq", "worse", "worse_sq",
-    "n", "r", "l", "rr", "ll", "rl", "tokens", "padding", "rows", "dropped",
+    "n", "r", "l", "rr", "ll", "rl", "tokens", "padding", "rows",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class TrainingMetrics(Callback):
         self._since = 0.0
         self._step = 0
         self._first = True
+        self._dropped = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -56,6 +57,7 @@ class TrainingMetrics(Callback):
         self._sums += _micro_batch(outputs, batch)
         for message in batch.dropped:
             rank_zero_warn(f"left out in training: {message}")
+        self._dropped += len(batch.dropped)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -65,20 +67,29 @@ class TrainingMetrics(Callback):
             both = torch.cat([self._sums, self._rate]).to(device, torch.float32 if device.type == "mps" else None)
             both = trainer.strategy.reduce(both, reduce_op="sum")
             now = time.perf_counter()
-            logs = figures(dict(zip(_SUMS, both.tolist(), strict=False)))
+            sums = dict(zip(_SUMS, both.tolist(), strict=False))
+            logs = figures(sums)
+            if 0 < sums["comparisons"] < batch.counts.comparisons:  # rows left out while opening them were planned for
+                logs["loss"] *= batch.counts.comparisons / sums["comparisons"]
+            logs["dropped_rows"] = float(trainer.strategy.reduce(torch.tensor(float(self._dropped)), reduce_op="sum"))
             logs["tokens_per_s"], logs["rows_per_s"] = (both[-2:] / (now - self._since)).tolist()
             self._rate.zero_()
             self._since = now
-            if self._first and trainer.global_step == 1:
+            if self._first and trainer.global_step == 1 and "accuracy" in logs:
                 rank_zero_info(
                     f"first step: loss {logs['loss']:.3f} (Bradley-Terry on equal rewards is 0.693), accuracy of the "
                     f"untrained model {logs['accuracy']:.3f} on {int(both[_SUMS.index('comparisons')])} comparisons"
                 )
             self._first = False
             pl_module.log_dict({f"train/{name}": value for name, value in logs.items()})
-            pl_module.log("loss", logs["loss"], prog_bar=True, logger=False)
-            pl_module.log("accuracy", logs["accuracy"], prog_bar=True, logger=False)
+            shown: dict[str, Any] = {name: logs[name] for name in ("loss", "accuracy") if name in logs}
+            pl_module.log_dict(shown, prog_bar=True, logger=False)
         self._sums.zero_()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how many rows were left out while they were opened."""
+        if self._dropped:
+            print(f"left out in training, over all epochs: {self._dropped} rows that could not be read or are too long")
 
     @staticmethod
     def _due(trainer: Any, step: int) -> bool:
@@ -87,7 +98,7 @@ class TrainingMetrics(Callback):
 
 def _micro_batch(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
     """[len(_SUMS)] float64 sums over one micro-batch."""
-    rewards, lengths = outputs["rewards"].double().cpu(), batch.lengths.double().cpu()
+    rewards, lengths = outputs["rewards"].cpu().double(), batch.lengths.cpu().double()
     row, ratings = batch.row.cpu(), batch.ratings.cpu()
     kept = (batch.row_index >= 0).cpu()[row]
     better, worse = comparisons(row, ratings)
@@ -95,22 +106,31 @@ def _micro_batch(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
     values = (
         float(outputs["share"]), len(b), (b > w).sum(), (b == w).sum(), (b - w).sum(), b.sum(), (b * b).sum(),
         w.sum(), (w * w).sum(), len(r), r.sum(), n.sum(), (r * r).sum(), (n * n).sum(), (r * n).sum(),
-        batch.layout.num_tokens, batch.layout.num_padding, (batch.row_index >= 0).sum(), len(batch.dropped),
+        batch.layout.num_tokens, batch.layout.num_padding, (batch.row_index >= 0).sum(),
     )  # fmt: skip
     return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 def figures(sums: dict[str, float]) -> dict[str, float]:
-    """Means, standard deviations and the reward-length correlation from sums over a step."""
-    c, n = max(sums["comparisons"], 1.0), max(sums["n"], 1.0)
+    """Means, standard deviations and the reward-length correlation from sums over a step.
+
+    Without a comparison there is nothing to be right about, so only what exists is given.
+    """
+    c, n = sums["comparisons"], max(sums["n"], 1.0)
 
     def std(square: float, total: float, count: float) -> float:
         return max(square / count - (total / count) ** 2, 0.0) ** 0.5
 
     spread = std(sums["rr"], sums["r"], n) * std(sums["ll"], sums["l"], n)
     covariance = sums["rl"] / n - sums["r"] * sums["l"] / n**2
-    return {
+    found = {
         "loss": sums["loss"],
+        "reward_length_correlation": covariance / spread if spread > 1e-12 else 0.0,
+        "padding_fraction": sums["padding"] / max(sums["padding"] + sums["tokens"], 1.0),
+    }
+    if not c:
+        return found
+    return found | {
         "accuracy": sums["correct"] / c,
         "reward_ties": sums["reward_ties"] / c,
         "margin": sums["margin"] / c,
@@ -118,7 +138,4 @@ def figures(sums: dict[str, float]) -> dict[str, float]:
         "better_reward_std": std(sums["better_sq"], sums["better"], c),
         "worse_reward": sums["worse"] / c,
         "worse_reward_std": std(sums["worse_sq"], sums["worse"], c),
-        "reward_length_correlation": covariance / spread if spread > 1e-12 else 0.0,
-        "padding_fraction": sums["padding"] / max(sums["padding"] + sums["tokens"], 1.0),
-        "dropped_rows": sums["dropped"],
     }

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from lit_basereward.data.images import image_size
 from lit_basereward.data.sampler import RowStats, row_cost
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.types import Preference, RowError
@@ -111,6 +112,8 @@ def scan(source: Source, name: str, on_bad_row: Literal["raise", "skip"], silent
     for index in tqdm(range(num), desc=f"Reading {name}", unit=" rows", delay=2, leave=False, disable=silent):
         try:
             row = source[index]
+            for image in row.images:  # its header alone: what is broken further on shows when it is opened
+                image_size(image, row.where or f"row {row.id!r}")
         except RowError as error:
             if on_bad_row == "raise":
                 raise

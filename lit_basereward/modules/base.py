@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -59,6 +60,7 @@ class RewardModule(pl.LightningModule, ABC):
         self.backbone = backbone
         self.make_optimizer, self.make_schedule, self.head_lr = optimizer, schedule, head_lr
         self.allow_bf16_weights = allow_bf16_weights
+        self.trained = False
 
     # ------------------------------------------------------------------------------------ what a paradigm defines
     @abstractmethod
@@ -103,6 +105,26 @@ class RewardModule(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Rewards [N]; the prediction writer puts them to disk."""
         return self.score(batch)
+
+    def on_validation_start(self) -> None:
+        """See :meth:`on_test_start`."""
+        self._warn_untrained()
+
+    def on_test_start(self) -> None:
+        """Say it where an untrained head is evaluated."""
+        self._warn_untrained()
+
+    def on_predict_start(self) -> None:
+        """See :meth:`on_test_start`."""
+        self._warn_untrained()
+
+    def on_train_start(self) -> None:
+        """From here on the head is being trained."""
+        self.trained = True
+
+    def _warn_untrained(self) -> None:
+        if not (self.trained or self.trainer.ckpt_path or self.trainer.sanity_checking):
+            rank_zero_warn("this reward head is untrained, its rewards are random: give --ckpt_path")
 
     def configure_callbacks(self) -> list[Callback]:
         """Metrics belong to the model, so a Trainer built in Python has them too."""

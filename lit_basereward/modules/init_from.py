@@ -29,7 +29,12 @@ def init_from(model: RewardModel, path: str) -> None:
     """
     place = Path(path)
     if place.is_file():
-        weights = torch.load(place, map_location="cpu", weights_only=True)["state_dict"]
+        try:
+            weights = torch.load(place, map_location="cpu", weights_only=True)["state_dict"]
+        except Exception as error:  # torch raises whatever the bytes lead to
+            raise ValueError(
+                f"init_from: {path!r} is no checkpoint of a reward model; for safetensors name their folder"
+            ) from error
         weights = {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
     elif place.is_dir():
         weights = _foreign(model, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Literal
 
@@ -67,7 +68,8 @@ class NaiveRM(RewardModule):
         with warnings.catch_warnings():  # modules among them become their recipes when saved
             warnings.simplefilter("ignore")
             self.save_hyperparameters(ignore=["optimizer", "schedule"])
-        self.head, self.ranking_loss, self.regularizers = head, loss, regularizers
+        self.head, self.regularizers = head, regularizers
+        self.ranking_loss = copy.deepcopy(loss)  # the default is one object for all modules
         self.pair_weighting, self.layout, self.init_from = pair_weighting, layout, init_from
         self.train_too_long, self.score_too_long = train_too_long, score_too_long
         self.model: RewardModel | None = None
@@ -87,6 +89,7 @@ class NaiveRM(RewardModule):
             from lit_basereward.modules.init_from import init_from
 
             init_from(self.model, self.init_from)
+            self.trained = True
         self.layout = choose_layout(self.model, self.layout, self._collator, rank_zero_info)
         self.model.train()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -75,6 +76,9 @@ class Backbone:
         """
         from transformers import AutoConfig
 
+        local = self.folder().startswith((".", "/", "~")) or Path(self.folder()).parent.parent != Path()
+        if local and not Path(self.folder()).is_dir():
+            raise ValueError(f"backbone.name_or_path: there is no folder {self.name_or_path!r}")
         try:
             return AutoConfig.from_pretrained(self.folder(), **self._source())
         except (OSError, ValueError) as error:
@@ -103,6 +107,7 @@ class Backbone:
         from transformers import AutoModel
         from transformers.utils import logging
 
+        config = self.config()
         if weights and self.init == "pretrained":
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()  # else it reports the language head as unexpected; we check what is missing
@@ -128,7 +133,7 @@ class Backbone:
                 )
         else:
             base = AutoModel.from_config(
-                self.config(),
+                config,
                 dtype=torch.float32,
                 attn_implementation=self.attention,
                 trust_remote_code=self.trust_remote_code,

@@ -109,3 +109,5 @@ def test_bad_rows_keep_their_place(module, tmp_path):
     lines = predict(module, write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", on_bad_row="skip")
     assert [line["rewards"] is None for line in lines] == [False, True, False]
     assert "has no response" in lines[1]["error"]
+    with pytest.raises(ValueError, match="exists; give another path"):
+        predict(module, write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", on_bad_row="skip")

@@ -315,7 +315,7 @@ def test_init_from_other_trainers(backbone_folder, tmp_path, file, key):
 
 def test_backbone_errors(tmp_path, backbone_folder):
     """No config, no weights: one line with the mend."""
-    with pytest.raises(ValueError, match="has no readable config"):
+    with pytest.raises(ValueError, match="there is no folder"):
         Backbone(str(tmp_path / "nothing"), init="random").load()
     from lit_basereward.testing import tiny_backbone_folder
 
