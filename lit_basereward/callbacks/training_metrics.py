@@ -64,15 +64,18 @@ class TrainingMetrics(Callback):
         self._rate += self._sums[[_SUMS.index("tokens"), _SUMS.index("rows")]]
         if self._first or self._due(trainer, trainer.global_step):
             device = pl_module.device
-            both = torch.cat([self._sums, self._rate]).to(device, torch.float32 if device.type == "mps" else None)
+            dropped = torch.tensor([float(self._dropped)], dtype=torch.float64)
+            both = torch.cat([self._sums, self._rate, dropped]).to(
+                device, torch.float32 if device.type == "mps" else None
+            )
             both = trainer.strategy.reduce(both, reduce_op="sum")
             now = time.perf_counter()
             sums = dict(zip(_SUMS, both.tolist(), strict=False))
             logs = figures(sums)
             if 0 < sums["comparisons"] < batch.counts.comparisons:  # rows left out while opening them were planned for
                 logs["loss"] *= batch.counts.comparisons / sums["comparisons"]
-            logs["dropped_rows"] = float(trainer.strategy.reduce(torch.tensor(float(self._dropped)), reduce_op="sum"))
-            logs["tokens_per_s"], logs["rows_per_s"] = (both[-2:] / (now - self._since)).tolist()
+            logs["tokens_per_s"], logs["rows_per_s"] = (both[-3:-1] / (now - self._since)).tolist()
+            logs["dropped_rows"] = both[-1].item()  # since the start of the run
             self._rate.zero_()
             self._since = now
             if self._first and trainer.global_step == 1 and "accuracy" in logs:
