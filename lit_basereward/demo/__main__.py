@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from lit_basereward.callbacks.evaluation import format_table
 from lit_basereward.cli import main
 
 CONFIG = "configs/demo.yaml"
@@ -40,7 +41,8 @@ def run(folder: Path, seed: int) -> None:
         "--predictions.path", str(predictions), "--predictions.overwrite", "true",
     ])  # fmt: skip
 
-    print(f"\nDone; training took {trained:.0f} s. Where things are:")
+    print(f"\nDone; training took {trained:.0f} s.\n\n{format_table(json.loads((folder / 'results.json').read_text()))}")
+    print("\nWhere things are:")
     for what, path in (
         ("checkpoint", best),
         ("results", folder / "results.json"),
