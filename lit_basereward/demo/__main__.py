@@ -41,7 +41,8 @@ def run(folder: Path, seed: int) -> None:
         "--predictions.path", str(predictions), "--predictions.overwrite", "true",
     ])  # fmt: skip
 
-    print(f"\nDone; training took {trained:.0f} s.\n\n{format_table(json.loads((folder / 'results.json').read_text()))}")
+    table = format_table(json.loads((folder / "results.json").read_text()))
+    print(f"\nDone; training took {trained:.0f} s.\n\n{table}")
     print("\nWhere things are:")
     for what, path in (
         ("checkpoint", best),
