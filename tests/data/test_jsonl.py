@@ -372,7 +372,7 @@ def test_nothing_is_read_before_the_first_access(tmp_path: Path) -> None:
         ("rows.jsonl", b"\xef\xbb\xbf", "has no rows"),
         ("rows.json", b"", "has no rows"),
         ("rows.json", b"[]", "has no rows"),
-        ("rows.json", b'{"prompt": "Hi"}', "is a JSON object; give a list of objects, or .jsonl"),
+        ("rows.json", b'{"prompt": "Hi"}', "is a JSON object; give a list, or .jsonl"),
         ("rows.json", b'{"a": 1}\n{"a": 1}\n', "is not one JSON list .*name it .jsonl"),
         ("rows.jsonl.gz", b"no gzip", "cannot be read .*give a readable, complete file"),
         ("rows.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 9)[:-12], "cannot be read"),
