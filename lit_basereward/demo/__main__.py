@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lit_basereward.callbacks.evaluation import format_table
 from lit_basereward.cli import main
+from lit_basereward.demo.data import Digits
 
 CONFIG = "configs/demo.yaml"
 
@@ -32,6 +33,7 @@ def run(folder: Path, seed: int) -> None:
     _step("testing on held-out rows, as they are and with their images blanked")
     main(["test", *place, "--ckpt_path", str(best)])
 
+    (folder / "digit.png").write_bytes(Digits("test")[0].images[0].data)  # a one, unseen in training; README scores it
     questions = folder / "questions.jsonl"
     _step(f"scoring {questions}, rows of 1 to 4 responses without labels")
     questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
