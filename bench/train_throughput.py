@@ -137,6 +137,7 @@ def measure(case: str, pairs: int, repeats: int, folder: Path) -> dict:
     """One case, its two layouts in turn."""
     k, pixels = (int(part.lstrip("K")) for part in case.split("-"))
     per_row = k * (k - 1) // 2
+    pairs = max(pairs, 3 * 2 * per_row)  # three steps of ranked rows, the first of which warms up
     ways = {
         "padded": (make_rows(pairs, k, pixels, ranked=False), "padded", 4, 2),
         "shared": (make_rows(pairs, k, pixels, ranked=True), "shared", max(4, 2 * per_row if per_row > 1 else 4), 1),
