@@ -162,17 +162,7 @@ class Evaluation(Callback):
         """Keep the batch's rewards."""
         self._add(outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the batch's rewards."""
-        self._add(outputs, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log every source; a sanity check sees too few rows to be of use."""

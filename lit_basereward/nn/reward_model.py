@@ -21,14 +21,9 @@ FEATURES_PER_IMAGE = frozenset({"qwen2_5_vl", "qwen2_vl", "qwen3_vl", "glm4v", "
 _PIXELS = "pixel_values"
 
 
-def text_config(config: Any) -> Any:
-    """The language part of a model's configuration."""
-    return config.get_text_config()
-
-
 def attends_fully(config: Any) -> bool:
     """True if every layer of the language part sees all earlier tokens: no window, no linear attention."""
-    text = text_config(config)
+    text = config.get_text_config()
     if getattr(text, "layer_types", None):
         return all(kind == "full_attention" for kind in text.layer_types)
     return not getattr(text, "sliding_window", None) or getattr(text, "use_sliding_window", True) is False
