@@ -73,7 +73,7 @@ def _resolve(name: Any, allow: Sequence[str]) -> type:
     """The class of a ``class_path``."""
     package, _, attribute = str(name).rpartition(".")
     if not _within(package, (*OURS, *allow)):
-        raise ValueError(f"the checkpoint names the class {name}; to run it, load with allow=[{package!r}]")
+        raise ValueError(f"the checkpoint names the class {name}; to run it, load with allow=[{package!r}] (--allow)")
     try:
         found = getattr(import_module(package), attribute)
     except (ImportError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lit_basereward.data.types import Preference
 from lit_basereward.metrics.calibration import Calibration, OffsetRule
 from lit_basereward.metrics.reliability import pair_calibration
 from lit_basereward.scorer import Scorer, load
+from lit_basereward.serving.folder import is_export, store_calibration
 
 
 def calibrate(
@@ -34,7 +36,7 @@ def calibrate(
     validation, with the rule ``median``; this is for other rows, or for the rule ``labels``.
 
     Args:
-        ckpt_path: the model's ``.ckpt`` file, or the folder of a sharded checkpoint.
+        ckpt_path: the model's ``.ckpt`` file, the folder of a sharded checkpoint, or an export.
         data: held-out rows: a JSONL file or a source. Not a benchmark that is reported afterwards.
         rule: ``median`` maps the median reward to 0.5; ``labels`` fits right and wrong answers, which are those with
             ratings 1 and 0.
@@ -97,7 +99,12 @@ def _labels(rows: Sequence[Preference]) -> Tensor:
 
 
 def _store(path: Path, target: Path, calibration: Calibration) -> Path:
-    """The checkpoint with its calibration, whole or not at all."""
+    """The checkpoint with its calibration, whole or not at all; an export in its place, or as a copy."""
+    if is_export(path):
+        if target != path:
+            shutil.copytree(path, target)
+        store_calibration(target, calibration.to_dict())
+        return target
     if path.is_dir() and target == path:  # its calibration is beside the shards
         path = target = path / META
     checkpoint = read_checkpoint(path)

@@ -99,6 +99,8 @@ def read_index(folder: str | Path) -> Metadata:
         for place in index.storage_data.values():
             ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
         for name, end in ends.items():
+            if Path(name).name != name:  # a path that leads elsewhere
+                raise ValueError(f"it names {name!r}, which is no file of the folder")
             if (size := (folder / name).stat().st_size) < end:
                 raise ValueError(f"{name} has {size} of {end} bytes")
     except Exception as error:  # unpickling raises whatever the broken bytes lead to
@@ -206,10 +208,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def check_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Compare names and shapes of a checkpoint's weights with the module's.
+    """Compare names and shapes of a checkpoint's weights with the module's, and look for what is no number.
 
     Raises:
-        ValueError: naming missing, unexpected and differently shaped parameters.
+        ValueError: naming missing, unexpected and differently shaped parameters; or those with NaN or infinite values.
     """
     own = module.state_dict()
     shapes = [
@@ -228,6 +230,28 @@ def check_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
             f"the checkpoint is of another network ({'; '.join(told)}); "
             "configure the head and backbone that it was trained with"
         )
+    check_finite({name: weights[name] for name, _ in module.named_parameters()})
+
+
+def check_finite(weights: dict[str, Tensor]) -> None:
+    """Look through all weights that have content; of DTensors, through this device's share.
+
+    Raises:
+        ValueError: naming parameters with NaN or infinite values.
+    """
+    wrong = [name for name, value in weights.items() if not _is_finite(value)]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint has NaN or infinite values in {len(wrong)} of its {len(weights)} parameters: "
+            f"{', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}; its run diverged, so use an earlier one"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    value = value.to_local() if hasattr(value, "to_local") else value
+    if value.is_meta or not value.is_floating_point() or value.numel() == 0:
+        return True
+    return all(bool(each.isfinite()) for each in value.aminmax())  # unlike isfinite, allocates nothing
 
 
 def beside(path: str | Path) -> Path:

@@ -26,6 +26,7 @@ from lit_basereward.callbacks.predictions import PredictionWriter
 from lit_basereward.callbacks.progress import RowProgressBar
 from lit_basereward.cli_checkpoint import (
     load_checkpoint,
+    load_export,
     model_differences,
     model_section,
     restored_differences,
@@ -34,8 +35,10 @@ from lit_basereward.cli_checkpoint import (
 from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
 from lit_basereward.cli_tools import TOOLS, run_tool
 from lit_basereward.data.datamodule import PreferenceDataModule
+from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.modules.naive import NaiveRM  # noqa: F401 - imported, so that YAML can name it without its path
+from lit_basereward.serving.folder import is_export
 
 
 def _forget_other_class(parser: Any, before: Any, now: Any) -> None:
@@ -138,7 +141,10 @@ class RewardCLI(LightningCLI):
         for command in ("validate", "test"):  # our own table says it in five lines
             self._subcommand_parsers[command].set_defaults(verbose=False)
         checkpoint_path, model_given = self._look_ahead(parser, args)
-        if checkpoint_path:
+        if checkpoint_path and is_export(checkpoint_path):
+            self.checkpoint = load_export(checkpoint_path, next(each for each in args if each in parser.commands))
+            args = [*args, "--ckpt_path=null", f"--model.init_from={checkpoint_path}"]
+        elif checkpoint_path:
             self.checkpoint = load_checkpoint(checkpoint_path)
         section = model_section(self.checkpoint)
         if section and not model_given:
@@ -205,6 +211,8 @@ class RewardCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Tell the trainer of the checkpoint: stock would only after pretrained weights were read for nothing."""
+        if stored := self.checkpoint.get("calibration"):  # of an export; a checkpoint's is read again with its weights
+            self.model.calibration = Calibration.from_dict(stored)
         settings = self.config_init[self.subcommand]
         path = settings.ckpt_path
         if path == "last":

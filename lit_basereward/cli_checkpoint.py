@@ -38,6 +38,33 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         ) from error
 
 
+def load_export(path: str, command: str) -> dict[str, Any]:
+    """An export as a checkpoint without weights, whose model section reads them from there.
+
+    Args:
+        path: the folder.
+        command: what is to be done with it; all but ``fit``.
+
+    Raises:
+        ValueError: if it is not as it was written, has no weights of the backbone, or is to be resumed.
+    """
+    from lit_basereward.serving.folder import read_recipe, verify
+
+    if command == "fit":
+        raise ValueError(f"the export {path!r} cannot be resumed: start from its weights by --model.init_from {path}")
+    verify(Path(path))
+    stored = read_recipe(Path(path))
+    arguments = stored["hyper_parameters"]
+    if stored["kind"] != "model" or "init_from" not in arguments:
+        raise ValueError(
+            f"the export {path!r} is scored by lit_basereward.load alone, as it holds adapters without their backbone, "
+            f"or a model without init_from; give {command} the checkpoint, or an export of the whole model"
+        )
+    backbone = arguments["backbone"]
+    backbone.get("init_args", backbone)["name_or_path"] = str(Path(path).resolve())
+    return {**stored, "hyper_parameters": arguments | {"init_from": path}}
+
+
 def settle_last(trainer: Trainer) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint in the folders that ``trainer`` writes to, for ``--ckpt_path last``.
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_basereward.checkpoint import (
     beside,
+    check_finite,
     check_weights,
     is_sharded,
     load_shards,
@@ -131,6 +132,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         weights = {"state_dict": sharded.get_model_state_dict(self.model)}
         load_shards(weights, path)
+        self._check_finite(weights["state_dict"])
         self.model.load_state_dict(weights["state_dict"])
         for number, optimizer in enumerate(self.optimizers):
             state = {f"optimizer_{number}": sharded.get_optimizer_state_dict(self.model, optimizer)}
@@ -138,3 +140,13 @@ class FSDP2Strategy(ModelParallelStrategy):
             options = sharded.StateDictOptions(cpu_offload=self.cpu_offload)
             sharded.set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{number}"], options=options)
         return read_meta(path)
+
+    def _check_finite(self, weights: dict[str, Any]) -> None:
+        """On all devices or on none, since one that stops alone leaves the others waiting."""
+        problem: ValueError | None = None
+        try:
+            check_finite(weights)
+        except ValueError as error:
+            problem = error
+        if not self.reduce_boolean_decision(problem is None):
+            raise problem or ValueError("the checkpoint has NaN or infinite values in another device's share")

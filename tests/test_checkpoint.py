@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_basereward.checkpoint import (
     WholeCheckpointIO,
+    check_weights,
     is_sharded,
     newest_whole,
     put_in_place,
@@ -95,6 +96,37 @@ def test_no_code_of_a_checkpoint_runs(tmp_path):
     with pytest.raises(ValueError, match="cannot be read: Weights only load failed"):
         load_shards({"lr": 0.1}, folder, alone=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("elsewhere", ["../b.ckpt/__0_0.distcp", "/{}/b.ckpt/__0_0.distcp", "./../b.ckpt/__0_0.distcp"])
+def test_shards_lie_in_their_folder(tmp_path, elsewhere):
+    """An index whose paths lead out of it is refused, though a whole shard is there."""
+    folder = tmp_path / "a.ckpt"
+    sharded(folder)
+    sharded(tmp_path / "b.ckpt")
+    index = read_index(folder)
+    for place in index.storage_data.values():
+        place.relative_path = elsewhere.format(str(tmp_path).strip("/"))
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match="which is no file of the folder"):
+        read_checkpoint(folder)
+
+
+def test_weights_that_are_no_numbers_are_named():
+    """NaN, and both infinities; all that is finite passes, as do empty tensors and those without content."""
+    module = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("a", "b", "c")})
+    module["d"] = nn.Embedding(0, 2)
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    weights["c.bias"] = torch.full((2,), torch.finfo(torch.bfloat16).max, dtype=torch.bfloat16)
+    check_weights(module, weights)
+    check_weights(module, {name: value.to("meta") for name, value in weights.items()})
+    for name, wrong in (("a.weight", "nan"), ("b.bias", "inf"), ("c.weight", "-inf")):
+        weights[name].view(-1)[-1] = float(wrong)
+        with pytest.raises(ValueError, match=name):
+            check_weights(module, weights)
+    with pytest.raises(ValueError, match=r"in 3 of its 7 parameters: a\.weight, b\.bias, c\.weight; its run diverged"):
+        check_weights(module, weights)
 
 
 def test_a_write_that_fails_leaves_the_previous(tmp_path):

@@ -24,14 +24,16 @@ from lit_basereward.doctor.gradients import float32, gradients, training_batch
 from lit_basereward.doctor.invariance import invariance
 from lit_basereward.doctor.memory import optimizer_bytes, stored
 from lit_basereward.doctor.run import examine, planned
+from lit_basereward.doctor.saving import saving
 from lit_basereward.doctor.subject import Subject, made_up_rows
 from lit_basereward.doctor.tokens import tokens
 from lit_basereward.doctor.vision import _shuffled, images, positions
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.layout import Layout
-from lit_basereward.nn.lora import LoRA
+from lit_basereward.nn.lora import LoRA, Quantize
 from lit_basereward.scorer import Scorer
+from lit_basereward.serving.export import lost
 
 Folder = Callable[[str], str]
 
@@ -101,11 +103,50 @@ def test_a_healthy_model_passes(
     cost, checks = examine(patient)
     assert [check for check in checks if check.status == "FAIL"] == []
     assert {check.name for check in checks if check.status == "skip"} == {UNTRAINED, *skipped}
-    assert ("adapters merged and exported: same rewards" in {check.name for check in checks}) == adapters
+    assert (MERGED in {check.name for check in checks}) == adapters
     assert cost is not None and json.dumps(cost.to_dict(), allow_nan=False)
 
 
+def with_adapters(folder: str, dtype: str) -> Subject:
+    """Adapters that do something beside 4-bit weights."""
+    patient = subject(folder, lora=LoRA(rank=4), quantize=Quantize(), dtype=dtype)
+    for name, p in patient.module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.3)
+    return patient
+
+
+MERGED = "adapters merged and exported: same rewards"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merge_is_held_to_float32_rounding(backbone_folder: Folder, dtype: str) -> None:
+    """1e-5, also where the model computes in bfloat16, whose own rounding is told apart."""
+    (check,) = (check for check in saving(with_adapters(backbone_folder("qwen2"), dtype)) if check.name == MERGED)
+    assert check.status == "pass" and check.bound == "<= 1e-05"
+    assert ("from those in bfloat16" in check.note) == (dtype == "bfloat16")
+
+
 # -------------------------------------------------------------------------------------------------------- broken
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merge_at_a_wrong_scale_is_caught(
+    backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """0.8 of the adapters: the export refuses, and where it would not, the doctor fails it."""
+    from peft.tuners.lora import bnb
+
+    from lit_basereward.serving import export
+
+    right = bnb.Linear4bit.get_delta_weight
+    monkeypatch.setattr(bnb.Linear4bit, "get_delta_weight", lambda self, adapter: 0.8 * right(self, adapter))
+    patient = with_adapters(backbone_folder("qwen2"), dtype)
+    with pytest.raises(ValueError, match="does not give its rewards back"):
+        list(saving(patient))
+    blind = iter([0.0, 0.0])  # of the export's own two comparisons
+    monkeypatch.setattr(export, "lost", lambda one, two: next(blind, lost(one, two)))
+    assert [check.name for check in saving(patient) if check.status == "FAIL"] == [MERGED]
+
+
 def test_a_model_that_drops_the_image_is_caught(broken: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pixels are zero while everything else is in place: no reward moves, whatever the image."""
     score = broken.module.score
@@ -480,3 +521,14 @@ def test_nothing_to_look_at_is_an_error(arguments: list[str], words: str, capsys
     with pytest.raises(SystemExit):
         main(["doctor", *arguments])
     assert words in capsys.readouterr().err
+
+
+def test_a_backbone_that_cannot_be_fetched(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """One line that says what to give; the hub is not asked again and again."""
+    config = tmp_path / "model.yaml"
+    config.write_text("model: {class_path: NaiveRM, init_args: {backbone: {name_or_path: nobody/has-this}}}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--config", str(config), "--output", str(tmp_path / "doctor.json")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and line.startswith("error: backbone 'nobody/has-this' is neither a folder here nor")
+    assert line.endswith("give the folder of a local copy in model.backbone.name_or_path")

@@ -21,6 +21,29 @@ _SUMS = (
 )  # fmt: skip
 
 
+class _Part:
+    """What a micro-batch's figures come from; its images and tokens are not kept."""
+
+    def __init__(self, rewards: Tensor, share: Tensor, batch: Batch) -> None:
+        self.rewards, self.share = rewards, share
+        self.row, self.ratings, self.lengths, self.row_index = batch.row, batch.ratings, batch.lengths, batch.row_index
+        self.tokens, self.padding = batch.layout.num_tokens, batch.layout.num_padding
+
+    def sums(self) -> Tensor:
+        """[len(_SUMS)] float64"""
+        rewards, lengths = self.rewards.cpu().double(), self.lengths.cpu().double()
+        row, rows = self.row.cpu(), (self.row_index >= 0).cpu()
+        kept = rows[row]
+        better, worse = comparisons(row, self.ratings.cpu())
+        b, w, r, n = rewards[better], rewards[worse], rewards[kept], lengths[kept]
+        values = (
+            float(self.share), len(b), (b > w).sum(), (b == w).sum(), (b - w).sum(), b.sum(), (b * b).sum(),
+            w.sum(), (w * w).sum(), len(r), r.sum(), n.sum(), (r * r).sum(), (n * n).sum(), (r * n).sum(),
+            self.tokens, self.padding, rows.sum(),
+        )  # fmt: skip
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
 class TrainingMetrics(Callback):
     """Logs loss, accuracy, margins, rewards, their correlation with length, gradient norm, throughput and padding.
 
@@ -30,8 +53,8 @@ class TrainingMetrics(Callback):
     """
 
     def __init__(self) -> None:
-        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64)
-        self._rate = torch.zeros(2, dtype=torch.float64)
+        self._parts: list[_Part] = []  # micro-batches of this step
+        self._tokens, self._rows = 0, torch.tensor(0)  # since the last logged step
         self._since = 0.0
         self._step = 0
         self._first = True
@@ -53,21 +76,25 @@ class TrainingMetrics(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Add the micro-batch; after the last one of an optimizer step, log."""
-        self._sums += _micro_batch(outputs, batch)
+        """Keep the micro-batch; after the last one of an optimizer step that is logged, sum up and log.
+
+        Only then are numbers asked for, since a GPU has to finish what it was given before it can tell.
+        """
+        part = _Part(outputs["rewards"], outputs["share"], batch)
+        self._parts.append(part)
+        self._tokens += part.tokens
+        self._rows = self._rows.to(batch.row_index.device, non_blocking=True) + (batch.row_index >= 0).sum()
         for message in batch.dropped:
             rank_zero_warn(f"left out in training: {message}")
         self._dropped += len(batch.dropped)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._rate += self._sums[[_SUMS.index("tokens"), _SUMS.index("rows")]]
         if self._first or self._due(trainer, trainer.global_step):
             device = pl_module.device
-            dropped = torch.tensor([float(self._dropped)], dtype=torch.float64)
-            both = torch.cat([self._sums, self._rate, dropped]).to(
-                device, torch.float32 if device.type == "mps" else None
-            )
+            own = torch.stack([part.sums() for part in self._parts]).sum(0)
+            others = torch.tensor([self._tokens, float(self._rows), self._dropped], dtype=torch.float64)
+            both = torch.cat([own, others]).to(device, torch.float32 if device.type == "mps" else None)
             both = trainer.strategy.reduce(both, reduce_op="sum")
             now = time.perf_counter()
             sums = dict(zip(_SUMS, both.tolist(), strict=False))
@@ -76,7 +103,7 @@ class TrainingMetrics(Callback):
                 logs["loss"] *= batch.counts.comparisons / sums["comparisons"]
             logs["tokens_per_s"], logs["rows_per_s"] = (both[-3:-1] / (now - self._since)).tolist()
             logs["dropped_rows"] = both[-1].item()  # since the start of the run
-            self._rate.zero_()
+            self._tokens, self._rows = 0, torch.zeros_like(self._rows)
             self._since = now
             if self._first and trainer.global_step == 1 and "accuracy" in logs:
                 rank_zero_info(
@@ -87,7 +114,7 @@ class TrainingMetrics(Callback):
             pl_module.log_dict({f"train/{name}": value for name, value in logs.items()})
             shown: dict[str, Any] = {name: logs[name] for name in ("loss", "accuracy") if name in logs}
             pl_module.log_dict(shown, prog_bar=True, logger=False)
-        self._sums.zero_()
+        self._parts.clear()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how many rows were left out while they were opened."""
@@ -97,21 +124,6 @@ class TrainingMetrics(Callback):
     @staticmethod
     def _due(trainer: Any, step: int) -> bool:
         return step == 1 or step % trainer.log_every_n_steps == 0
-
-
-def _micro_batch(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-    """[len(_SUMS)] float64 sums over one micro-batch."""
-    rewards, lengths = outputs["rewards"].cpu().double(), batch.lengths.cpu().double()
-    row, ratings = batch.row.cpu(), batch.ratings.cpu()
-    kept = (batch.row_index >= 0).cpu()[row]
-    better, worse = comparisons(row, ratings)
-    b, w, r, n = rewards[better], rewards[worse], rewards[kept], lengths[kept]
-    values = (
-        float(outputs["share"]), len(b), (b > w).sum(), (b == w).sum(), (b - w).sum(), b.sum(), (b * b).sum(),
-        w.sum(), (w * w).sum(), len(r), r.sum(), n.sum(), (r * r).sum(), (n * n).sum(), (r * n).sum(),
-        batch.layout.num_tokens, batch.layout.num_padding, (batch.row_index >= 0).sum(),
-    )  # fmt: skip
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 def figures(sums: dict[str, float]) -> dict[str, float]:

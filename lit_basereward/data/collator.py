@@ -211,6 +211,7 @@ class Collator:
                 image_index += range(seen[key], seen[key] + entries)
         if len(image_index) > total:
             inputs["image_index"] = torch.tensor(image_index)
+            layout.image_entries = image_index  # reading them from the tensor would wait for a GPU
         return inputs | self._vision(distinct) | self._token_types(inputs), layout
 
     def _padded(self, items: Sequence[Item]) -> tuple[dict[str, Tensor], Layout]:

@@ -55,6 +55,10 @@ def load_processor(
         else:
             loaded = AutoTokenizer.from_pretrained(name_or_path, config=config, **options)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        if "num2words" in str(error):  # transformers' advice is to install it, and another line
+            raise ValueError(
+                f'{name_or_path!r} is a SmolVLM, whose processor needs num2words: pip install "lit_basereward[smolvlm]"'
+            ) from error
         wanted = "processor" if reads_images else "tokenizer"
         raise ValueError(f"{name_or_path!r} has no usable {wanted}; copy its files there. {error}") from error
     if reads_images and not isinstance(loaded, ProcessorMixin):

@@ -157,12 +157,12 @@ def estimate(model: RewardModel, sizes: Sizes, mixed: bool) -> Activations:
             flows |= any(p.requires_grad for p in block.parameters())
             if flows:
                 whole = _block(block, sizes, tokens, part == "language", low)
-                copied = 2 * mixed * sum(w.numel() for w in _weights(block) if w.dtype == torch.float32)
+                cast = [w for w in _weights(block) if w.dtype == torch.float32]
                 if getattr(block, "gradient_checkpointing", False):
                     kept, recomputed = kept + 4 * tokens * _width(block), max(recomputed, whole)
-                    cached += copied
+                    cached += 2 * mixed * sum(w.numel() for w in cast if w.requires_grad)  # autocast keeps these alone
                 else:
-                    kept, copies = kept + whole, copies + copied
+                    kept, copies = kept + whole, copies + 2 * mixed * sum(w.numel() for w in cast)
     kept += 4 * flows * sum(p.shape[-1] for p in _norms_outside(model.base)) * 2 * sizes.language
     kept += 4 * sizes.responses * sum(sum(p.shape) for p in model.head.parameters() if p.ndim == 2)
     return Activations(kept, recomputed, copies, cached)

@@ -14,6 +14,7 @@ import torch
 from lit_basereward.doctor.check import Check, at_most, skipped
 from lit_basereward.doctor.subject import Subject, difference
 from lit_basereward.scorer import load, load_checkpoint
+from lit_basereward.serving.folder import RECIPE
 
 FAMILY = "saving"
 
@@ -37,7 +38,7 @@ def _as_stored(subject: Subject) -> Check:
     name = "weights as in the checkpoint (tensors that differ)"
     if subject.checkpoint is None:
         return skipped(FAMILY, name, "no checkpoint was given")
-    if (Path(subject.checkpoint) / "config.json").exists():
+    if (Path(subject.checkpoint) / RECIPE).exists():
         return skipped(FAMILY, name, "an exported folder is held against its list of hashes when it is loaded")
     stored, own = load_checkpoint(Path(subject.checkpoint))["state_dict"], subject.module.state_dict()
     wrong = sorted(
@@ -66,16 +67,17 @@ def packages(value: Any) -> set[str]:
 
 
 def _exported(subject: Subject, path: Path, folder: Path, allow: list[str]) -> Check:
-    from lit_basereward.serving.export import export
+    from lit_basereward.serving.export import TOLERANCE, export, lost, to_float32
 
-    backbone = subject.module.backbone
+    backbone, device = subject.module.backbone, subject.scorer.device
     name = "adapters merged and exported: same rewards" if backbone.lora else "exported: same rewards"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         target = export(str(path), str(folder / "export"), allow=allow)
-    rewards = load(target, device=subject.scorer.device, allow=allow).score_rows(subject.rows)
-    moved = difference(rewards, subject.rewards(subject.rows))
-    if backbone.dtype == "float32":
-        return at_most(FAMILY, name, moved, subject.tolerance)
-    # The export has read itself back to 1e-5 in one precision; this is between two, through all layers.
-    note = "computed in float32 there, in bfloat16 here"
-    return at_most(FAMILY, name, moved, 5 * subject.tolerance, note)
+    exported = torch.cat(load(target, device=device, allow=allow).score_rows(subject.rows))
+    here, note = torch.cat(subject.rewards(subject.rows)), ""
+    if backbone.dtype != "float32":  # an export computes in float32, so what it was made from does here too
+        whole = load(path, device=device, allow=allow)
+        moved = lost(exported, here)
+        to_float32(whole.module)
+        here, note = torch.cat(whole.score_rows(subject.rows)), f"both in float32; from those in bfloat16 {moved:.2g}"
+    return at_most(FAMILY, name, lost(exported, here), TOLERANCE, note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from lit_basereward.checkpoint import WholeCheckpointIO, check_weights
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import Collator
 from lit_basereward.metrics.calibration import Calibration
+from lit_basereward.modules.fused import fuse
 from lit_basereward.modules.partial import leave_out_frozen, with_own_frozen
 from lit_basereward.modules.provenance import provenance
 from lit_basereward.modules.recipe import class_path, recipe
@@ -110,6 +112,10 @@ class RewardModule(pl.LightningModule, ABC):
         loss, outputs = self.loss(batch)
         return {"loss": loss * self.trainer.world_size * self.trainer.accumulate_grad_batches, **outputs}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Without waiting for the steps before, from the loader's page-locked memory: stock waits at every tensor."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Rewards [N]; the evaluation callback gathers them by row."""
         return self.score(batch)
@@ -157,6 +163,7 @@ class RewardModule(pl.LightningModule, ABC):
         if self.head_lr is not None:
             groups[1]["lr"] = self.head_lr
         optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        fuse(optimizer)
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
@@ -206,6 +213,8 @@ class RewardModule(pl.LightningModule, ABC):
         Raises:
             ValueError: naming the setting and what to use.
         """
+        # How a batch reaches the device is the module's business, whatever datamodule it is from.
+        warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if type(strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):  # a plugin of the user's stays
             strategy.checkpoint_io = WholeCheckpointIO(resumes=stage == "fit")

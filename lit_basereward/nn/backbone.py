@@ -90,12 +90,28 @@ class Backbone:
         local = self.folder().startswith((".", "/", "~")) or Path(self.folder()).parent.parent != Path()
         if local and not Path(self.folder()).is_dir():
             raise ValueError(f"backbone.name_or_path: there is no folder {self.name_or_path!r}")
+        if not Path(self.folder()).is_dir():
+            self._reach_hub()
         try:
             return AutoConfig.from_pretrained(self.folder(), **self._source())
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"backbone {self.name_or_path!r} has no readable config.json; give a hub id or the folder of a "
                 f"Hugging Face model ({_first_line(error)})"
+            ) from error
+
+    def _reach_hub(self) -> None:
+        """Fail at once where transformers would try for most of a minute."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+        wanted: dict[str, Any] = {"repo_id": self.folder(), "filename": "config.json", "revision": self.revision}
+        try:
+            if not isinstance(try_to_load_from_cache(**wanted), str):
+                get_hf_file_metadata(hf_hub_url(**wanted))
+        except Exception as error:  # whatever its HTTP client raises
+            raise ValueError(
+                f"backbone {self.name_or_path!r} is neither a folder here nor can it be had from the Hugging Face hub "
+                f"({_first_line(error)}); give the folder of a local copy in model.backbone.name_or_path"
             ) from error
 
     def processor(self) -> Any:

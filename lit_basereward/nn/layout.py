@@ -109,6 +109,7 @@ class Layout(Movable):
         order: positions in the concatenation of the groups' outputs that put branch tokens back in sequence order;
             None where they are.
         varlen: the same without padding.
+        image_entries: entry of the image features for each one of the sequence; None is all, in order.
     """
 
     pooled: Tensor
@@ -123,6 +124,7 @@ class Layout(Movable):
     groups: list[BranchGroup] | None = None
     order: Tensor | None = None
     varlen: VarlenIndex | None = None
+    image_entries: list[int] | None = None
 
     @property
     def shared(self) -> bool:

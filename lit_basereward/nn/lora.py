@@ -206,31 +206,44 @@ def adapters(base: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def dequantize(base: nn.Module) -> None:
+    """Store 4-bit layers as plain float32 ones of the same worth, in place, adapters still beside them."""
+    found = {name: layer for name, layer in base.named_modules() if _is_quantized(layer) and not _is_adapted(layer)}
+    for name, layer in found.items():
+        _replace(base, name, _linear(_dequantized(layer), layer.bias))
+    base.__dict__.pop("hf_quantizer", None)
+
+
 def merge(base: nn.Module) -> None:
     """Fold adapters into plain float32 linear layers, in place, and take 4-bit layers out of their storage.
 
     4-bit weights are merged as what they are worth, the values that the adapters were trained beside: rewards stay the
     same. The weights before quantisation would give others, and quantising the sum anew others again.
     """
-    adapted: dict[str, Any] = {name: module for name, module in base.named_modules() if hasattr(module, "lora_A")}
+    dequantize(base)
+    adapted: dict[str, Any] = {name: module for name, module in base.named_modules() if _is_adapted(module)}
     for name, module in adapted.items():
         layer = module.get_base_layer()
         delta = module.get_delta_weight(_ADAPTER).to(layer.weight.device, torch.float32)
-        _replace(base, name, _linear(_full_precision(layer) + delta, layer.bias))
-    quantized: dict[str, Any] = {name: module for name, module in base.named_modules() if _is_quantized(module)}
-    for name, layer in quantized.items():
-        _replace(base, name, _linear(_full_precision(layer), layer.bias))
-    for attribute in ("peft_config", "hf_quantizer", "_hf_peft_config_loaded"):
+        _replace(base, name, _linear(layer.weight.detach().float() + delta, layer.bias))
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
         base.__dict__.pop(attribute, None)
 
 
-def _full_precision(layer: Any) -> Tensor:
+def _is_adapted(module: nn.Module) -> bool:
+    return hasattr(module, "lora_A")
+
+
+def _dequantized(layer: Any) -> Tensor:
     """[out, in] float32"""
-    if not _is_quantized(layer):
-        return layer.weight.detach().float()
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    return dequantize_4bit(_packed(layer), layer.weight.quant_state).float()
+
+
+def _packed(layer: nn.Module) -> Tensor:
+    """Two weights a byte. Some CPUs rearrange them when they first infer; taking the state puts them back."""
+    return layer.state_dict()["weight"]
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -249,17 +262,27 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 def fingerprints(base: nn.Module, values: int = 64) -> dict[str, str]:
     """A short hash of each frozen weight, since adapters are right on the very weights they were trained on alone.
 
-    Storage in float32 or bfloat16 makes no difference. 4-bit weights are left out, as their bytes depend on the device.
+    Storage in float32 or bfloat16 makes no difference, nor does the device: of 4-bit weights the codes are hashed, not
+    their scales. (No quotient of two bfloat16 numbers is so close to the middle between two levels of nf4 that float32
+    rounding decides: the closest is 2.2e-7 away. Backbones stored in float16 or float32 are not so safe.)
 
     Args:
         base: with its weights.
-        values: hashed of each, evenly spread.
+        values: hashed of each, evenly spread; in 4 bits pairs of them.
     """
     found = {}
     for name, parameter in base.named_parameters():
-        if parameter.requires_grad or not parameter.is_floating_point():
-            continue
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, len(flat) // values)].to("cpu", torch.bfloat16).float()
-        found[name.replace(_BASE, ".")] = hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:16]
-    return found
+        if not parameter.requires_grad and parameter.is_floating_point():
+            found[name] = _hash(_spread(parameter.detach(), values).to("cpu", torch.bfloat16).float())
+    for name, layer in base.named_modules():
+        if _is_quantized(layer) and not _is_adapted(layer):
+            found[f"{name}.weight"] = _hash(_spread(_packed(layer), values).cpu())
+    return {name.replace(_BASE, "."): value for name, value in found.items()}
+
+
+def _spread(tensor: Tensor, values: int) -> Tensor:
+    return tensor.flatten()[:: max(1, tensor.numel() // values)]
+
+
+def _hash(sample: Tensor) -> str:
+    return hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:16]

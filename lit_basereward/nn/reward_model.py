@@ -23,6 +23,7 @@ SHARED_LAYOUT = frozenset(
 # them: one per image, per tile (internvl), or per row (idefics3, smolvlm).
 FEATURES_PER_IMAGE = SHARED_LAYOUT - {"qwen2", "qwen3", "llama"}
 _PIXELS = "pixel_values"
+_NOT_VISION = ("input_ids", "mm_token_type_ids", "position_ids", "image_index")
 
 
 def attends_fully(config: Any) -> bool:
@@ -77,21 +78,30 @@ class RewardModel(nn.Module):
 
     def _shared(self, inputs: dict[str, Tensor], layout: Layout) -> Tensor:
         """The backbone's own forward pass over the packed sequence, with our positions and attention."""
-        input_ids = inputs.pop("input_ids")
-        image_index = inputs.pop("image_index", None)
-        positions = self.positions(input_ids, inputs.pop("mm_token_type_ids", None), inputs, image_index, layout)
-        vision: dict[str, Any] = inputs
-        if image_index is not None:
-            features = self.base.get_image_features(**inputs, return_dict=True)
-            vision = {"mm_encoder_outputs": {"image": _select(features, image_index)}}
+        placed = inputs if "position_ids" in inputs else self.with_positions(inputs, layout)
+        vision: dict[str, Any] = _vision(inputs)
+        if "image_index" in inputs:
+            features = self.base.get_image_features(**vision, return_dict=True)
+            vision = {"mm_encoder_outputs": {"image": _select(features, inputs["image_index"], layout.image_entries)}}
         return self.base(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            position_ids=positions,
+            input_ids=inputs["input_ids"],
+            attention_mask=torch.ones_like(inputs["input_ids"]),
+            position_ids=placed["position_ids"],
             use_cache=False,  # a cache would let the packed rows see each other
             layout=layout,
             **vision,
         ).last_hidden_state
+
+    def with_positions(self, inputs: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+        """Inputs of the shared layout with the positions of their tokens.
+
+        Transformers' function for them goes from row to row and asks for numbers, for which a GPU has to finish all
+        that it was given before. Whoever trains calls this while the batch is on the CPU; else the forward pass does.
+        """
+        self._check_positions(inputs)
+        ids, types, index = (inputs.get(key) for key in ("input_ids", "mm_token_type_ids", "image_index"))
+        assert ids is not None
+        return inputs | {"position_ids": self.positions(ids, types, _vision(inputs), index, layout)}
 
     def positions(
         self,
@@ -159,9 +169,14 @@ class RewardModel(nn.Module):
         return sum(0.0 * tensor.float().sum() for tensor in _tensors(seen))
 
 
-def _select(features: Any, index: Tensor) -> Any:
-    """Image features, entries repeated and ordered by ``index``."""
-    chosen = index.tolist()
+def _vision(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the image processor returned."""
+    return {key: value for key, value in inputs.items() if key not in _NOT_VISION and not key.startswith("dummy_")}
+
+
+def _select(features: Any, index: Tensor, chosen: list[int] | None) -> Any:
+    """Image features, entries repeated and ordered by ``index``; ``chosen`` is the same in numbers, if it is known."""
+    chosen = chosen or index.tolist()
     entries = features.pooler_output
     # internvl wants its tiles as one tensor
     features.pooler_output = entries[index] if isinstance(entries, Tensor) else tuple(entries[i] for i in chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ def card(
         f"{'#' if n == 0 else '##'} {title}\n\n{body.rstrip()}" for n, (title, body) in enumerate(sections.items())
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{text}\n"
+
+
+def with_calibration(text: str, described: dict[str, Any]) -> str:
+    """A card whose section on calibration is that of ``described``; one without such a section as it is."""
+    return re.sub(
+        r"(?<=\n## Calibration\n\n).*?(?=\n\n## )", lambda _: _calibration(described), text, count=1, flags=re.DOTALL
+    )
 
 
 def _loads(backbone: Backbone, architecture: str | None, dtype: str | None) -> str:

@@ -20,12 +20,12 @@ from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
 from lit_basereward.modules.recipe import recipe
 from lit_basereward.nn.backbone import Backbone, part_of
 from lit_basereward.nn.heads import MLPHead
-from lit_basereward.nn.lora import adapters, is_adapter, is_quantized, merge
+from lit_basereward.nn.lora import adapters, dequantize, is_adapter, merge
 from lit_basereward.scorer import Scorer, load_checkpoint, restore
 from lit_basereward.serving.card import card, read_results
 from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, read_folder, write_manifest
 
-TOLERANCE = 1e-5  # on rewards read back, relative to the largest where that is above 1
+TOLERANCE = 1e-5  # on rewards read back, in units of :func:`lost`
 ROUNDED = 0.05  # the same where weights are written in bfloat16, which moves rewards in the second digit
 _MODEL_CLASSES = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "Model")
 _PROCESSOR_FILES = (
@@ -66,6 +66,8 @@ def export(
     target, allow = Path(output), allow or []
     if target.exists():
         raise ValueError(f"output {output!r} is there already; name a new folder, or remove it first")
+    if (Path(ckpt_path) / RECIPE).exists():
+        raise ValueError(f"{ckpt_path!r} is an export already; give the checkpoint that it was made from")
     figures = read_results(results)
     checkpoint = load_checkpoint(Path(ckpt_path))
     module: Any = restore(checkpoint, allow, backbone)
@@ -79,13 +81,10 @@ def export(
             architecture = None
             _write_adapters(module, folder)
         else:
-            quantized = is_quantized(module.model.base)
-            if origin.dtype == "bfloat16" and not quantized:  # computed so until here, and in float32 from now on
-                _to_float32(module)
+            if origin.dtype == "bfloat16":  # computed so until here, and in float32 from now on, adapters still apart
+                to_float32(module)
                 expected = torch.cat(scorer.score_rows(rows))
             _make_plain(module)
-            if origin.dtype == "bfloat16" and quantized:  # what computes on 4 bits has no float32 to compare with
-                expected = torch.cat(scorer.score_rows(rows))
             architecture = _write_model(module, origin, dtype, folder)
             _copy_processor(source, folder, code=origin.trust_remote_code)
         described = _describe(checkpoint, module, adapter_only)
@@ -94,11 +93,10 @@ def export(
 
         read_back = read_folder(folder, allow, backbone if adapter_only else None)
         rewards = torch.cat(Scorer(read_back, device).score_rows(rows))
-        scale = max(1.0, float(expected.abs().max()))
-        lost, moved = (float((rewards - other).abs().max()) / scale for other in (expected, trained))
-        if not lost <= (TOLERANCE if adapter_only or dtype == "float32" else ROUNDED):
+        moved, off = lost(rewards, trained), lost(rewards, expected)
+        if not off <= (TOLERANCE if adapter_only or dtype == "float32" else ROUNDED):
             raise ValueError(
-                f"the export does not give its rewards back (they differ by {lost:.2g}) and was not kept; if the "
+                f"the export does not give its rewards back (they differ by {off:.2g}) and was not kept; if the "
                 "backbone is a class of yours, let it read everything from its name_or_path"
             )
         text = card(described, origin, source, figures, moved, architecture, None if adapter_only else dtype)
@@ -136,11 +134,16 @@ def _rows(scorer: Scorer) -> list[Preference]:
     return rows
 
 
+def lost(rewards: Tensor, expected: Tensor) -> float:
+    """Largest difference of rewards, in units of the expected ones' standard deviation where that is above 1."""
+    return float((rewards - expected).abs().max() / expected.std(correction=0).clamp(min=1.0))
+
+
 def _make_plain(module: Any) -> None:
     """Merge what lies beside or in place of full weights, and describe the backbone as it will lie in the folder."""
     base = module.model.base
     merge(base)
-    _to_float32(module)
+    to_float32(module)
     now: dict[str, Any] = {"name_or_path": ".", "init": "pretrained", "revision": None, "lora": None, "quantize": None}
     now["freeze"] = sorted({part_of(name) for name, _ in base.named_parameters()})  # so that the dtype is that of all
     origin = module.backbone
@@ -149,8 +152,9 @@ def _make_plain(module: Any) -> None:
     module.backbone = replace(origin, dtype="float32", **now)
 
 
-def _to_float32(module: Any) -> None:
-    """Store and compute in float32."""
+def to_float32(module: Any) -> None:
+    """Store and compute in float32, without 4-bit layers; adapters stay apart."""
+    dequantize(module.model.base)
     for parameter in module.model.base.parameters():
         parameter.data = parameter.data.float()
     module.backbone = replace(module.backbone, dtype="float32")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 RECIPE = "lit_basereward.json"
+CARD = "README.md"
 HEAD = "reward_head.safetensors"
 ADAPTER = "adapter_model.safetensors"
 FORMAT = 1
@@ -60,6 +61,32 @@ def _digest(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def is_export(path: str | Path) -> bool:
+    """True for a folder that looks like an export, whole or not."""
+    return (Path(path) / RECIPE).is_file()
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """What an export says of itself besides weights.
+
+    Raises:
+        ValueError: if it is no export of this version.
+    """
+    return _read(folder, RECIPE)
+
+
+def store_calibration(folder: Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration into an export that is whole, its model card and its manifest among it."""
+    from lit_basereward.serving.card import with_calibration
+
+    stored = read_recipe(folder) | {"calibration": calibration}
+    (folder / RECIPE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    if (folder / CARD).is_file():
+        text = (folder / CARD).read_text(encoding="utf-8")
+        (folder / CARD).write_text(with_calibration(text, stored), encoding="utf-8")
+    write_manifest(folder)
+
+
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -98,7 +125,7 @@ def read_folder(
     """The same without comparing the files with the manifest, for an export that is being written."""
     from lit_basereward.scorer import restore
 
-    stored = _read(folder, RECIPE)
+    stored = read_recipe(folder)
     adapters = stored["kind"] == "adapter"
     if backbone is not None and not adapters:
         raise ValueError(f"the export {str(folder)!r} brings its own backbone; leave out `backbone`")

@@ -7,6 +7,7 @@ import logging
 import pickle
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,11 @@ def test_missing_tokenizer_of_a_text_model(family: str, tmp_path: Path) -> None:
     Path(tmp_path, "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="has no usable tokenizer"):
         load_processor(str(tmp_path))
+
+
+@pytest.mark.skipif(find_spec("num2words") is not None, reason="num2words is installed")
+def test_smolvlm_without_its_package(tmp_path: Path) -> None:
+    """One line, which names the extra."""
+    path = tiny_backbone_folder(tmp_path, "smolvlm", weights=False)
+    with pytest.raises(ValueError, match=r'needs num2words: pip install "lit_basereward\[smolvlm\]"$'):
+        load_processor(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 import lora_runs
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lit_basereward
 from lit_basereward.cli import RewardCLI
 from lit_basereward.data.batch import StepCounts
 from lit_basereward.nn.backbone import Backbone, part_of
-from lit_basereward.nn.lora import LoRA, Quantize, default_targets, is_quantized, merge
+from lit_basereward.nn.lora import LoRA, Quantize, default_targets, fingerprints, is_quantized, merge
 from lit_basereward.testing import preferences, run_ranks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -225,6 +227,44 @@ def test_checkpoints_refuse_what_they_are_not_for(backbone_folder, tmp_path):
         torch.save({**stored, "state_dict": weights}, tmp_path / "lacking.ckpt")
         with pytest.raises(ValueError, match=f"lacks 1: {re.escape(gone)}"):
             lit_basereward.load(tmp_path / "lacking.ckpt", "cpu")
+
+
+def test_a_4_bit_layer_tells_its_backbone(backbone_folder, tmp_path):
+    """Of a copy of the backbone one layer that is stored in 4 bits, and nothing else, is turned round: refused."""
+    folder = backbone_folder("qwen2")
+    module = lora_runs.naive(folder, quantize=Quantize())
+    path, row = tmp_path / "model.ckpt", preferences(images=False)[4]
+    lora_runs.fit(module, tmp_path, steps=1, images=False).save_checkpoint(path)
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    assert torch.equal(
+        lit_basereward.load(path, "cpu", backbone=str(copied)).score_rows([row])[0], rewards(module, [row])
+    )
+
+    weights = load_file(copied / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
+    save_file({**weights, name: -weights[name]}, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"another backbone: 1 of its .* first 'layers\.1\.mlp\.up_proj\.weight'"):
+        lit_basereward.load(path, "cpu", backbone=str(copied))
+
+
+def test_4_bit_layers_that_a_cpu_has_rearranged(backbone_folder):
+    """As bitsandbytes does where it infers with AVX512: the fingerprints are the same, and so is what is merged."""
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu
+
+    bases = [built(backbone_folder("qwen2"), quantize=Quantize()).model.base for _ in range(2)]
+    for layer in bases[0].modules():
+        if type(layer).__name__ == "Linear4bit" and not hasattr(layer, "lora_A"):
+            weight = layer.weight
+            before = weight.data
+            weight.data, weight.quant_state = _convert_weight_packed_for_cpu(weight.data, weight.quant_state)
+            assert not torch.equal(weight.data.flatten(), before.flatten())
+    prints = [fingerprints(base) for base in bases]
+    assert prints[0] == prints[1]
+    assert sum(name.endswith("_proj.weight") for name in prints[0]) == 14
+    for base in bases:
+        merge(base)
+    for name, value in bases[1].state_dict().items():
+        torch.testing.assert_close(bases[0].state_dict()[name], value, rtol=0, atol=1e-2 * value.abs().max(), msg=name)
 
 
 def test_a_random_backbone_is_kept_in_checkpoints(backbone_folder, tmp_path):

@@ -21,7 +21,7 @@ from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.heads import MLPHead, RewardHead
-from lit_basereward.nn.lora import LoRA
+from lit_basereward.nn.lora import LoRA, Quantize
 from lit_basereward.serving.export import export
 from lit_basereward.serving.folder import HEAD, MANIFEST, RECIPE, write_manifest
 from lit_basereward.testing import ListSource, preferences
@@ -103,16 +103,27 @@ def test_merged_export_gives_the_same_rewards(adapted, exported, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_merge_that_loses_the_adapters_is_not_kept(backbone_folder, tmp_path, monkeypatch, dtype):
-    """Merged rewards are held against those before merging, in float32 also where training stored bfloat16."""
-    path = checkpoint(backbone_folder("qwen2"), tmp_path / "model.ckpt", lora=LoRA(rank=4))
+@pytest.mark.parametrize("quantize", [None, Quantize()])
+@pytest.mark.parametrize("share", [0.0, 0.8])
+def test_a_wrong_merge_is_not_kept(backbone_folder, tmp_path, monkeypatch, dtype, quantize, share):
+    """Adapters lost, or merged at 0.8 of their scale.
+
+    Merged rewards are held against those of the adapters beside float32 weights, also where training stored the weights
+    in bfloat16, in 4 bits, or in both.
+    """
+    path = checkpoint(
+        backbone_folder("qwen2"), tmp_path / "model.ckpt", lora=LoRA(rank=4, alpha=64.0), quantize=quantize
+    )
     stored = torch.load(path, weights_only=True)
     stored["hyper_parameters"]["backbone"]["init_args"]["dtype"] = dtype
     torch.save(stored, path)
-    export(str(path), str(tmp_path / "right"))
-    from peft.tuners.lora import Linear
+    if share:
+        export(str(path), str(tmp_path / "right"))
+    from peft.tuners import lora
 
-    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: torch.zeros_like(self.weight))
+    for cls in (lora.Linear, lora.bnb.Linear4bit):
+        right = cls.get_delta_weight
+        monkeypatch.setattr(cls, "get_delta_weight", lambda self, name, right=right: share * right(self, name))
     with pytest.raises(ValueError, match="does not give its rewards back"):
         export(str(path), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
