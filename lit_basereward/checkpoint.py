@@ -1,49 +1,30 @@
 """Checkpoints on disk: a file, or a folder of shards that several devices wrote together. Whole, or not there.
 
-A sharded checkpoint is a folder in the format of ``torch.distributed.checkpoint`` (``.metadata`` and ``*.distcp``) with
-all but weights and optimizer state in ``meta.pt``. Neither form is unpickled: files load with ``weights_only``, and the
-metadata, which PyTorch would unpickle, may name nothing but the classes of that format.
+A sharded checkpoint is a folder of shards with all but weights and optimizer state in ``meta.pt``. Neither form is
+unpickled: files load with ``weights_only``; of folders see :mod:`lit_basereward.shards`.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch.distributed.checkpoint.metadata import Metadata
+from lit_basereward.shards import INDEX, META, WEIGHTS, check_bytes, first_line, load_shards, read_index
 
-META = "meta.pt"  # Lightning's name
-_INDEX = ".metadata"  # PyTorch's name; written when all shards are
-_WEIGHTS = "state_dict."
-_NAMED: dict[str, set[str]] = {
-    "torch.distributed.checkpoint.metadata": {
-        *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
-        *("TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata"),
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size", *(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype))},
-    "pathlib": {"Path", "PosixPath", "WindowsPath", "PurePosixPath"},
-    "collections": {"OrderedDict"},
-}
-"""What the metadata of a sharded checkpoint may name, by module."""
+_TABLES = ("state_dict", "hyper_parameters", "base")
 
 
 def is_sharded(path: str | Path) -> bool:
     """True for a folder that is, or was to become, a sharded checkpoint."""
     folder = Path(path)
-    return folder.is_dir() and ((folder / _INDEX).exists() or (folder / META).exists() or any(folder.glob("*.distcp")))
+    return folder.is_dir() and ((folder / INDEX).exists() or (folder / META).exists() or any(folder.glob("*.distcp")))
 
 
 def read_checkpoint(path: str | Path, weights: bool = True) -> dict[str, Any]:
@@ -51,103 +32,59 @@ def read_checkpoint(path: str | Path, weights: bool = True) -> dict[str, Any]:
 
     Args:
         path: a file, which is mapped into memory, or the folder of a sharded checkpoint.
-        weights: False leaves ``state_dict`` of a sharded checkpoint as tensors without content (``meta``).
+        weights: False leaves ``state_dict`` of a sharded checkpoint as tensors without content (``meta``), and the
+            bytes of a file unread, damaged or not.
 
     Raises:
-        ValueError: if it is not whole, or holds what ``weights_only`` refuses.
+        ValueError: if it is not whole, damaged, of another form, or holds what ``weights_only`` refuses.
     """
     if not Path(path).is_dir():
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch raises whatever the broken bytes lead to
-            raise ValueError(f"{str(path)!r} is not a whole checkpoint: {_first_line(error)}") from error
-        if not isinstance(checkpoint, dict):
-            raise ValueError(f"{str(path)!r} is not a checkpoint: it holds a {type(checkpoint).__name__}")
-        return checkpoint
+        return _read_file(path, check=weights)
     index = read_index(path)
     checkpoint = read_meta(path)
     device = "cpu" if weights else "meta"
-    sizes = {key: entry for key, entry in index.state_dict_metadata.items() if key.startswith(_WEIGHTS)}
+    sizes = {key: entry for key, entry in index.state_dict_metadata.items() if key.startswith(WEIGHTS)}
     tensors = {key: torch.empty(e.size, dtype=e.properties.dtype, device=device) for key, e in sizes.items()}  # type: ignore[union-attr]
     if weights:
         load_shards(tensors, path, alone=True)
-    return checkpoint | {"state_dict": {key.removeprefix(_WEIGHTS): value for key, value in tensors.items()}}
+    return checkpoint | {"state_dict": {key.removeprefix(WEIGHTS): value for key, value in tensors.items()}}
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
     """All but weights and optimizer state of a sharded checkpoint.
 
     Raises:
-        ValueError: if the file is missing or broken.
+        ValueError: if the file is missing, broken, or of another form.
     """
+    return _read_file(Path(folder) / META, check=True)
+
+
+def _read_file(path: str | Path, check: bool) -> dict[str, Any]:
     try:
-        return torch.load(Path(folder) / META, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{str(folder)!r} is not a whole checkpoint: {META}: {_first_line(error)}") from error
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if check:
+            check_bytes(path)
+    except Exception as error:  # torch raises whatever the broken bytes lead to
+        raise ValueError(f"{str(path)!r} is not a whole checkpoint: {first_line(error)}") from error
+    return check_form(checkpoint, path)
 
 
-def read_index(folder: str | Path) -> Metadata:
-    """Names, shapes and places of all tensors of a sharded checkpoint.
+def check_form(checkpoint: Any, path: str | Path) -> dict[str, Any]:
+    """``checkpoint`` as it is, if its parts that are tables by name are such, and its weights tensors.
 
     Raises:
-        ValueError: if it is missing, names other classes than its own, or a shard is missing or cut off.
+        ValueError: naming the part.
     """
-    folder = Path(folder)
-    try:
-        index: Metadata = _IndexReader(io.BytesIO((folder / _INDEX).read_bytes())).load()
-        ends: dict[str, int] = {}
-        for place in index.storage_data.values():
-            ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
-        for name, end in ends.items():
-            if Path(name).name != name:  # a path that leads elsewhere
-                raise ValueError(f"it names {name!r}, which is no file of the folder")
-            if (size := (folder / name).stat().st_size) < end:
-                raise ValueError(f"{name} has {size} of {end} bytes")
-    except Exception as error:  # unpickling raises whatever the broken bytes lead to
-        raise ValueError(f"{str(folder)!r} is not a whole checkpoint: {_first_line(error)}") from error
-    return index
-
-
-class _IndexReader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _NAMED.get(module, set()):
-            raise ValueError(f"its {_INDEX} names {module}.{name}, which is no part of the format")
-        return super().find_class(module, name)
-
-
-def load_shards(state: dict[str, Any], folder: str | Path, alone: bool = False) -> None:
-    """Fill the tensors of ``state``, DTensors in any division among them, and replace its other values.
-
-    Args:
-        state: by the names of the checkpoint, nested or joined by dots.
-        folder: of the sharded checkpoint.
-        alone: this process reads by itself; else all processes of the group read together.
-
-    Raises:
-        ValueError: if something is missing, has another shape, or is refused by ``weights_only``.
-    """
-    from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner, FileSystemReader, load
-    from torch.distributed.checkpoint.planner import ReadItem
-
-    index = read_index(folder)
-
-    class Reader(FileSystemReader):
-        def read_metadata(self) -> Metadata:  # PyTorch's own unpickles, this file or another
-            return index
-
-    class Planner(DefaultLoadPlanner):
-        def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-            torch.load(value, weights_only=True)  # the same bytes are read without that check below
-            value.seek(0)
-            super().load_bytes(read_item, value)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it is meant to be
-        try:
-            load(state, storage_reader=Reader(folder), planner=Planner(), no_dist=alone)
-        except CheckpointException as error:
-            [(reason, _), *_] = error.failures.values()
-            raise ValueError(f"{str(folder)!r} cannot be read: {_first_line(reason)}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{str(path)!r} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    for part in _TABLES:
+        table = checkpoint.get(part, {})
+        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table):
+            raise ValueError(f"{str(path)!r} is not a checkpoint: its {part} is no table by name: {str(table)[:60]}")
+    for name, value in checkpoint.get("state_dict", {}).items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{str(path)!r} is not a checkpoint: its weight {name} is a {type(value).__name__}")
+    return checkpoint
 
 
 def newest_whole(folders: Sequence[str | Path]) -> tuple[Path | None, list[Path]]:
@@ -157,6 +94,8 @@ def newest_whole(folders: Sequence[str | Path]) -> tuple[Path | None, list[Path]
     for path in sorted(filter(Path.exists, found), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             read_checkpoint(path, weights=False)
+            if path.is_file():  # of shards each process checks what it reads; all of them are too much for each
+                check_bytes(path)
             return path, broken
         except ValueError:
             broken.append(path)
@@ -208,18 +147,27 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def check_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Compare names and shapes of a checkpoint's weights with the module's, and look for what is no number.
+    """Compare names, shapes and kinds of a checkpoint's weights with the module's; look for what is no number.
 
     Raises:
         ValueError: naming missing, unexpected and differently shaped parameters; or those with NaN or infinite values.
     """
     own = module.state_dict()
+    both = own.keys() & weights.keys()
     shapes = [
         f"{key} is {list(weights[key].shape)} there, {list(own[key].shape)} here"
-        for key in own.keys() & weights.keys()
+        for key in both
         if weights[key].shape != own[key].shape
     ]
-    differences = {"lacks": own.keys() - weights.keys(), "has besides": weights.keys() - own.keys(), "differs": shapes}
+    types = [  # whole numbers would be taken for weights, rounded; among floating-point types there is a choice
+        f"{key} is {weights[key].dtype} there, {own[key].dtype} here"
+        for key in both
+        if weights[key].is_floating_point() != own[key].is_floating_point()
+    ]
+    differences = {
+        **{"lacks": own.keys() - weights.keys(), "has besides": weights.keys() - own.keys()},
+        "differs": [*shapes, *types],
+    }
     if any(differences.values()):
         told = [
             f"{what} {len(keys)}: {', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''}"
@@ -275,7 +223,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -217,7 +217,10 @@ class RewardCLI(LightningCLI):
         path = settings.ckpt_path
         if path == "last":
             path, lines = settle_last(self.trainer)
+            if path is None and self.subcommand != "fit":
+                raise ValueError(f"--ckpt_path last: {'; '.join(lines).removesuffix(', starting anew')}; name one")
             _report(lines)
+            settings.ckpt_path = None
         if path and os.path.exists(path):
             self.trainer.ckpt_path, settings.ckpt_path = path, None
 

@@ -55,10 +55,10 @@ def load_export(path: str, command: str) -> dict[str, Any]:
     verify(Path(path))
     stored = read_recipe(Path(path))
     arguments = stored["hyper_parameters"]
-    if stored["kind"] != "model" or "init_from" not in arguments:
+    if stored["kind"] != "model" or "init_from" not in arguments or not isinstance(arguments.get("backbone"), dict):
         raise ValueError(
             f"the export {path!r} is scored by lit_basereward.load alone, as it holds adapters without their backbone, "
-            f"or a model without init_from; give {command} the checkpoint, or an export of the whole model"
+            f"or a model without init_from or backbone; give {command} the checkpoint, or an export of the whole model"
         )
     backbone = arguments["backbone"]
     backbone.get("init_args", backbone)["name_or_path"] = str(Path(path).resolve())
@@ -68,14 +68,31 @@ def load_export(path: str, command: str) -> dict[str, Any]:
 def settle_last(trainer: Trainer) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint in the folders that ``trainer`` writes to, for ``--ckpt_path last``.
 
+    A logger that numbers its versions gives each start a new folder; where there is none in it, those of the versions
+    beside it are looked at.
+
     Returns:
-        it, if there is one; and a line that tells of newer ones that are not whole, as an interruption may leave them.
+        it, if there is one; and lines that tell where there is none, and of newer ones that are not whole.
     """
     callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-    folders = [each._ModelCheckpoint__resolve_ckpt_dir(trainer) for each in callbacks]  # type: ignore[attr-defined]
-    path, broken = newest_whole(folders)
-    instead = f"going on from {path}" if path else "and there is no other"
-    return path, [f"{broken[0]} is not whole, its writing was interrupted; {instead}"] if broken else []
+    folders = {Path(each._ModelCheckpoint__resolve_ckpt_dir(trainer)): each for each in callbacks}  # type: ignore[attr-defined]
+    path, broken = newest_whole([*folders])
+    lines = []
+    if path is None:
+        lines = [f"no checkpoint in {', '.join(map(str, folders)) or 'this run, as it writes none'}"]
+        path, others = newest_whole([beside for folder, each in folders.items() for beside in _versions(folder, each)])
+        broken += others
+        lines[0] += f", going on from that of an earlier start: {path}" if path else ", starting anew"
+    if broken:
+        instead = f"going on from {path}" if path else "and there is no other"
+        lines.insert(0, f"{broken[0]} is not whole, its writing was interrupted or it was damaged; {instead}")
+    return path, lines
+
+
+def _versions(folder: Path, callback: ModelCheckpoint) -> list[Path]:
+    """``version_0/checkpoints`` beside ``version_1/checkpoints``, unless the user has named the folder."""
+    numbered = callback.dirpath is None and folder.parent.name.startswith("version_")
+    return [each for each in folder.parents[1].glob(f"version_*/{folder.name}") if each != folder] if numbered else []
 
 
 def model_section(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+import lit_basereward
 from lit_basereward.allowed import check_classes
 from lit_basereward.checkpoint import is_sharded, read_checkpoint
 from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import Preference
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
+from lit_basereward.shards import first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -144,7 +148,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no checkpoint of a reward model: {error}") from error
-    if "_class_path" not in checkpoint.get("hyper_parameters", {}) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint.get("hyper_parameters", {}).get("_class_path"), str) or "state_dict" not in checkpoint:
         raise ValueError(f"{str(path)!r} is no checkpoint of a reward model: it lacks hyper_parameters or weights")
     return checkpoint
 
@@ -173,10 +177,15 @@ def restore(
     hyper_parameters = copy.deepcopy(dict(checkpoint["hyper_parameters"]))
     check_classes(hyper_parameters, allow, trust_remote_code=trust_remote_code)
     if backbone is not None:
-        recipe = hyper_parameters["backbone"]
+        recipe = hyper_parameters.get("backbone")
+        if not isinstance(recipe, dict):
+            raise ValueError("the checkpoint does not say which backbone it has; leave out `backbone`")
         recipe.get("init_args", recipe)["name_or_path"] = backbone
     module = build(hyper_parameters)
-    module.configure_model(weights=weights)
+    try:
+        module.configure_model(weights=weights)
+    except RuntimeError as error:  # shapes, as torch and transformers tell of them
+        raise ValueError(f"the backbone's weights cannot be read into its network: {first_line(error)}") from error
     if read is not None:
         checkpoint = {**checkpoint, "state_dict": read(module)}
     module.on_load_checkpoint(checkpoint)
@@ -185,8 +194,14 @@ def restore(
 
 
 def build(hyper_parameters: dict[str, Any]) -> RewardModule:
-    """The module that a checkpoint's hyper-parameters describe, without network."""
+    """The module that a checkpoint's hyper-parameters describe, without network.
+
+    Raises:
+        ValueError: if they do not fit the class, as those of another version may not.
+    """
     from lightning.pytorch.cli import instantiate_module
+
+    from lit_basereward.cli_errors import one_line, shorten
 
     arguments = dict(hyper_parameters)
     arguments.pop("_instantiator", None)
@@ -194,7 +209,19 @@ def build(hyper_parameters: dict[str, Any]) -> RewardModule:
     cls = _import(name)
     if not issubclass(cls, RewardModule):
         raise ValueError(f"the checkpoint is of {name}, which is no reward module")
-    return instantiate_module(cls, arguments)
+    try:
+        return instantiate_module(cls, arguments)
+    except (ArgumentError, TypeError, ValueError) as error:
+        reason = one_line(shorten(str(error)))
+        if isinstance(error, ValueError):
+            listed = re.search(r"Union subtypes.*?Errors:\s+- ([^\n]+)", str(error), re.DOTALL)
+            if not listed:  # the module's own words
+                raise
+            reason = listed[1]
+        raise ValueError(
+            f"the checkpoint's settings do not fit {name} of lit_basereward {lit_basereward.__version__}: "
+            f"{reason}; use the version that it was trained with"
+        ) from error
 
 
 def _import(class_path: str) -> type:

@@ -127,7 +127,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
         assert self.lightning_module is not None and self.model is not None
         path = Path(self.broadcast(checkpoint_path))
-        check_weights(self.lightning_module, read_checkpoint(path, weights=False)["state_dict"])
+        check_weights(self.lightning_module, read_checkpoint(path, weights=not is_sharded(path))["state_dict"])
         if not is_sharded(path):
             return super().load_checkpoint(path, weights_only)
         weights = {"state_dict": sharded.get_model_state_dict(self.model)}

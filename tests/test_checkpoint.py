@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,128 @@ def test_the_newest_whole_one(tmp_path):
     os.utime(tmp_path / "step.ckpt", (1e9 - 1, 1e9 - 1))
     assert newest_whole([tmp_path])[0] == tmp_path / "best.ckpt"
     assert newest_whole([tmp_path / "nothing"]) == (None, [])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_index_changes_nothing_but_itself(tmp_path):
+    """Pickle's BUILD on a class would set its attributes: of PosixPath, which the format names, ``name``.
+
+    Then each path has the name that the index gives, so a shard that lies elsewhere would pass for one of the folder.
+    """
+    folder = tmp_path / "a.ckpt"
+    sharded(folder)
+    shutil.move(folder / "__0_0.distcp", tmp_path / "x")
+    index = pickle.loads((folder / ".metadata").read_bytes())
+    for place in index.storage_data.values():
+        place.relative_path = "../x"
+    text = lambda word: b"\x8c" + bytes([len(word)]) + word.encode()  # noqa: E731 - SHORT_BINUNICODE
+    named = text("pathlib") + text("PosixPath") + b"\x93"
+    change = named + b"N}" + text("name") + text("../x") + b"s\x86b0"  # (None, {"name": "../x"}), BUILD, POP
+    for state in (change, change.replace(b"N}", b"}").replace(b"s\x86b", b"sb")):  # and as a plain dict
+        (folder / ".metadata").write_bytes(b"\x80\x04" + state + pickle.dumps(index, protocol=2)[2:])
+        before = vars(type(Path())).get("name"), Path("a/b").name
+        with pytest.raises(ValueError, match=r"would change <class 'pathlib\.PosixPath'>, which is no record"):
+            read_checkpoint(folder)
+        assert (vars(type(Path())).get("name"), Path("a/b").name) == before
+
+
+def _bytes_entry(index):
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+
+    index.state_dict_metadata["state_dict.weight"] = BytesStorageMetadata()
+
+
+def _huge(index):
+    index.state_dict_metadata["state_dict.weight"].size = torch.Size([10**13])
+
+
+def _uncovered(index):  # 2 x 2 of the 2 x 3 values would be left as memory happens to be
+    index.state_dict_metadata["state_dict.weight"].chunks[0].sizes = torch.Size([2, 2])
+
+
+def _no_text(index):
+    next(iter(index.storage_data.values())).relative_path = Path("__0_0.distcp")
+
+
+def _before(index):
+    next(iter(index.storage_data.values())).offset = -100
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_bytes_entry, "its weight weight is no tensor"),
+        (_huge, r"has the shape \[10000000000000\], and \d+ bytes stored"),
+        (_uncovered, r"has the shape \[2, 3\]"),
+        (_no_text, "which is no file of the folder"),
+        (_before, "it names the bytes from -100 on"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_shards(tmp_path, change, told):
+    folder = tmp_path / "a.ckpt"
+    sharded(folder)
+    index = read_index(folder)
+    change(index)
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match=told):
+        read_checkpoint(folder)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([1], "it holds a list"),
+        ({"hyper_parameters": None}, "its hyper_parameters is no table by name: None"),
+        ({"state_dict": [1, 2]}, "its state_dict is no table by name"),
+        ({"state_dict": {"head": "x"}}, "its weight head is a str"),
+        ({"base": ["x"]}, "its base is no table by name"),
+        ({"hyper_parameters": {1: 2}}, "its hyper_parameters is no table by name"),
+    ],
+)
+def test_another_form_is_one_line(tmp_path, content, told):
+    """As a file, and beside shards."""
+    torch.save(content, tmp_path / "a.ckpt")
+    sharded(tmp_path / "b.ckpt")
+    torch.save(content, tmp_path / "b.ckpt" / "meta.pt")
+    for path in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(ValueError, match=told) as refused:
+            read_checkpoint(tmp_path / path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_damage_inside_is_named(tmp_path):
+    """Zeros in the place of some weights: of a file, passed over by `newest_whole`; and of a shard."""
+    path = tmp_path / "b.ckpt"
+    for name in ("a.ckpt", "b.ckpt"):
+        torch.save({"state_dict": {"a": torch.full((4096,), 7.0)}}, tmp_path / name)
+    os.utime(tmp_path / "a.ckpt", (1e9, 1e9))
+
+    def damage(file):
+        value, content = torch.tensor([7.0]).numpy().tobytes(), file.read_bytes()
+        start = content.index(value * 4)
+        file.write_bytes(content[:start] + bytes(16) + content[start + 16 :])
+
+    damage(path)
+    assert torch.load(path, mmap=True, weights_only=True)["state_dict"]["a"][0] == 0  # PyTorch does not look
+    with pytest.raises(ValueError, match=r"its entry b/data/0 is damaged"):
+        read_checkpoint(path)
+    assert newest_whole([tmp_path]) == (tmp_path / "a.ckpt", [path])
+    from torch.distributed.checkpoint import save
+
+    save({"state_dict": {"a": torch.full((4096,), 7.0)}}, checkpoint_id=tmp_path / "c", no_dist=True)
+    torch.save({}, tmp_path / "c" / "meta.pt")
+    assert read_checkpoint(tmp_path / "c")["state_dict"]["a"].eq(7).all()
+    damage(tmp_path / "c" / "__0_0.distcp")
+    with pytest.raises(ValueError, match=r"cannot be read: its entry archive/data/0 is damaged"):
+        read_checkpoint(tmp_path / "c")
+
+
+def test_whole_numbers_are_no_weights():
+    module = nn.Linear(2, 2)
+    weights = {name: value.long() for name, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"bias is torch\.int64 there, torch\.float32 here"):
+        check_weights(module, weights)
+    check_weights(module, {name: value.bfloat16() for name, value in module.state_dict().items()})

@@ -57,11 +57,34 @@ def test_last_is_the_newest_whole_one(run, tmp_path, capsys):
     for weights in (tmp_path / "backbone").glob("*.safetensors"):
         weights.unlink()
     cli = RewardCLI([*run, "--ckpt_path", "last"])
-    told = f"{saved / 'last.ckpt'} is not whole, its writing was interrupted; going on from {saved / 'step=1.ckpt'}\n"
-    assert told in capsys.readouterr().err
+    told = f"{saved / 'last.ckpt'} is not whole, its writing was interrupted or it was damaged; going on from "
+    assert f"{told}{saved / 'step=1.ckpt'}\n" in capsys.readouterr().err
     assert Path(cli.trainer.ckpt_path) == saved / "step=1.ckpt" and cli.trainer.global_step == 2
     for name, value in cli.model.state_dict().items():
         assert torch.equal(value, second[name]), name
     os.truncate(saved / "last.ckpt", 1000)  # the run has written it again
     with pytest.raises(ValueError, match=r"last\.ckpt' is not a whole checkpoint .*--ckpt_path last"):
         RewardCLI([*run, "--ckpt_path", str(saved / "last.ckpt")])
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_last_where_a_logger_numbers_its_versions(run, tmp_path, capsys):
+    """Each start has a folder of its own: the first finds nothing, and says so; the second goes on from the first's.
+
+    A folder that the user has named is the only one; without a checkpoint there is nothing to evaluate.
+    """
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "logs")}}
+    save = config["trainer"]["callbacks"][0]["init_args"]
+    config["trainer"]["logger"] = logger
+    del save["dirpath"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    versions = tmp_path / "logs" / "lightning_logs"
+    with pytest.raises(ValueError, match=rf"no checkpoint in {versions / 'version_0'}/checkpoints; name one"):
+        RewardCLI(["validate", *run[1:], "--ckpt_path", "last"])
+    RewardCLI([*run, "--ckpt_path", "last", "--trainer.max_steps", "1"])
+    assert f"no checkpoint in {versions / 'version_0'}/checkpoints, starting anew\n" in capsys.readouterr().err
+    cli = RewardCLI([*run, "--ckpt_path", "last"])
+    path = versions / "version_0" / "checkpoints" / "last.ckpt"
+    told = f"no checkpoint in {versions / 'version_1'}/checkpoints, going on from that of an earlier start: {path}\n"
+    assert told in capsys.readouterr().err and Path(cli.trainer.ckpt_path) == path

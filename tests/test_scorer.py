@@ -96,3 +96,12 @@ def test_nested_classes_are_checked():
         check_classes({"a": [{"init_args": {"class_path": "lit_basereward_evil.Head"}}]}, [])
     with pytest.raises(ValueError, match="which is not there"):
         check_classes({"a": {"class_path": "my.heads.Head"}}, ["my.heads"])
+
+
+def test_settings_of_another_version(tmp_path):
+    """One line that names the setting, not jsonargparse's tree of types."""
+    settings = {"_class_path": "lit_basereward.NaiveRM", "backbone": {"name_or_path": "x"}, "from_the_future": 1}
+    torch.save({"hyper_parameters": settings, "state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"do not fit .*NaiveRM.*'from_the_future'.* trained with$") as refused:
+        load(tmp_path / "a.ckpt", "cpu")
+    assert "\n" not in str(refused.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +14,8 @@ import lightning.pytorch as pl
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
+
+from lit_basereward.checkpoint import beside, put_in_place, remove
 
 
 class Interrupted(SystemExit):
@@ -131,25 +132,16 @@ class GracefulStop(Callback):
 
 
 def _write(path: Path, trainer: pl.Trainer) -> None:
-    """Save under another name, then rename, so that a whole checkpoint is there or none."""
-    unfinished = Path(f"{path}.tmp")
+    """Save under another name, then rename, so that what stood there is there until the new one is whole."""
+    unfinished = beside(path)
     try:
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
-            if unfinished.is_dir():  # a sharded checkpoint; a folder is renamed to what is not there
-                _remove(path)
-            os.replace(unfinished, path)
+            put_in_place(unfinished, path)
     finally:
         if trainer.is_global_zero:
-            _remove(unfinished)
+            remove(unfinished)
     trainer.strategy.barrier()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @rank_zero_only

@@ -26,7 +26,7 @@ from lit_basereward.serving.card import card, read_results
 from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, read_folder, write_manifest
 
 TOLERANCE = 1e-5  # on rewards read back, in units of :func:`lost`
-ROUNDED = 0.05  # the same where weights are written in bfloat16, which moves rewards in the second digit
+ROUNDED = 0.05  # the same where weights are written in bfloat16, whose 8 bits are 2 to 3 digits
 _MODEL_CLASSES = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "Model")
 _PROCESSOR_FILES = (
     "*preprocessor_config.json", "processor_config.json", "tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt",
@@ -53,8 +53,9 @@ def export(
         ckpt_path: the model's ``.ckpt`` file, or the folder of a sharded checkpoint.
         output: folder to write; it must not exist.
         dtype: of the backbone's weights. ``float32`` keeps the rewards to 1e-5; ``bfloat16`` halves the size and moves
-            them in the third digit. The head is float32.
-        adapter_only: of a model with LoRA write the adapters in PEFT's format, and the head, without the backbone.
+            them in the second or third digit. The head is float32.
+        adapter_only: of a model with LoRA write the adapters in PEFT's format, and the head, without the backbone; all
+            in float32.
         results: ``results.json`` that ``test`` wrote for this checkpoint; its figures go into the model card.
         backbone: folder or hub id of the backbone, where it is not where it was in training.
         device: where rewards are compared.
@@ -68,6 +69,8 @@ def export(
         raise ValueError(f"output {output!r} is there already; name a new folder, or remove it first")
     if (Path(ckpt_path) / RECIPE).exists():
         raise ValueError(f"{ckpt_path!r} is an export already; give the checkpoint that it was made from")
+    if adapter_only and dtype != "float32":
+        raise ValueError(f"adapters are written in float32, as they were trained: leave out dtype {dtype}")
     figures = read_results(results)
     checkpoint = load_checkpoint(Path(ckpt_path))
     module: Any = restore(checkpoint, allow, backbone)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lit_basereward.checkpoint import check_form
+
 if TYPE_CHECKING:
     from lit_basereward.modules.base import RewardModule
 
@@ -23,6 +25,8 @@ CARD = "README.md"
 HEAD = "reward_head.safetensors"
 ADAPTER = "adapter_model.safetensors"
 FORMAT = 1
+KINDS = ("model", "adapter")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def write_manifest(folder: Path) -> None:
@@ -70,9 +74,15 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """What an export says of itself besides weights.
 
     Raises:
-        ValueError: if it is no export of this version.
+        ValueError: if it is no export of this version, or lacks something.
     """
-    return _read(folder, RECIPE)
+    recipe = check_form(_read(folder, RECIPE), folder / RECIPE)
+    if recipe.get("kind") not in KINDS:
+        known = " and ".join(KINDS)
+        raise ValueError(f"{str(folder / RECIPE)!r} is of kind {recipe.get('kind')!r}, not {known}; export it again")
+    if not isinstance(recipe.get("hyper_parameters", {}).get("_class_path"), str):
+        raise ValueError(f"{str(folder / RECIPE)!r} does not say of which class the model is; export it again")
+    return recipe
 
 
 def store_calibration(folder: Path, calibration: dict[str, Any]) -> None:
@@ -126,6 +136,7 @@ def read_folder(
     from lit_basereward.scorer import restore
 
     stored = read_recipe(folder)
+    _check_types(folder)
     adapters = stored["kind"] == "adapter"
     if backbone is not None and not adapters:
         raise ValueError(f"the export {str(folder)!r} brings its own backbone; leave out `backbone`")
@@ -144,6 +155,11 @@ def _weights(folder: Path, module: RewardModule, adapters: bool) -> dict[str, Te
     from safetensors.torch import load_file
 
     found = head_weights(folder)
+    model: Any = module.model
+    trained = {name for name, parameter in model.named_parameters() if adapters and parameter.requires_grad}
+    strange = [name for name in found if not name.startswith("head.") and name not in trained]
+    if strange:
+        raise ValueError(f"{HEAD} of {str(folder)!r} holds {strange[0]}, which is not of the head; export it again")
     if adapters:
         for name, value in load_file(folder / ADAPTER).items():
             own = name.removeprefix("base_model.model.").removesuffix(".weight")
@@ -152,6 +168,21 @@ def _weights(folder: Path, module: RewardModule, adapters: bool) -> dict[str, Te
     # The backbone has been read from the folder already, every weight of it.
     read = {name: value for name, value in module.state_dict().items() if name.startswith("model.base.")}
     return read | {f"model.{name}": value for name, value in found.items()}
+
+
+def _check_types(folder: Path) -> None:
+    """Exports hold floating-point weights alone; others would be rounded to such without a word."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        except SafetensorError as error:
+            raise ValueError(f"{str(path)!r} cannot be read: {error}; export it again") from error
+        wrong = [name for name, kind in types.items() if kind not in _FLOATS]
+        if wrong:
+            raise ValueError(f"{str(path)!r} has {wrong[0]} as {types[wrong[0]]}, not a float; export it again")
 
 
 def head_weights(folder: Path) -> dict[str, Tensor]:

@@ -177,6 +177,32 @@ def test_earlier_checkpoint_survives_a_save_that_fails(tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == ["interrupted.ckpt"]
 
 
+def test_earlier_folder_survives_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under FSDP2 checkpoints are folders, which no rename replaces: the old one stays until the new has its name."""
+    earlier, rename = tmp_path / "interrupted.ckpt", os.replace
+    earlier.mkdir()
+    (earlier / "shard").write_bytes(b"earlier")
+
+    def folder(self: pl.Trainer, path: Path, **settings: Any) -> None:
+        path.mkdir()
+        (path / "shard").write_bytes(b"new")
+
+    def fails(source: Path, target: Path) -> None:
+        if target == earlier:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            fit(tmp_path, Tiny(send("train", 3)))
+    assert (tmp_path / "interrupted.ckpt.old" / "shard").read_bytes() == b"earlier"
+    with pytest.raises(Interrupted):
+        fit(tmp_path, Tiny(send("train", 3)))
+    assert (earlier / "shard").read_bytes() == b"new" and os.listdir(tmp_path) == ["interrupted.ckpt"]
+
+
 def test_signal_after_the_last_step_is_handed_on(tmp_path: Path) -> None:
     """It comes in ``on_train_end``, when all is done: the handler that was there before gets it, after the clean-up."""
     received: list[int] = []

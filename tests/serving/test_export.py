@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import lit_basereward
 from lit_basereward.__main__ import main
@@ -361,3 +361,30 @@ def test_qlora_from_the_command_line(backbone_folder, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main(["export", "--ckpt_path", str(path), "--output", "out"])
     assert stop.value.code == 1
+
+
+def test_an_export_holds_what_it_says(copied):
+    """Manifest written anew each time: unknown kinds, no settings, a head that holds other weights, or no floats."""
+    recipe, head = json.loads((copied / RECIPE).read_text()), load_file(copied / HEAD)
+
+    def refused(message: str, weights=head, **changes) -> None:
+        stored = {key: value for key, value in (recipe | changes).items() if value is not None}
+        (copied / RECIPE).write_text(json.dumps(stored))
+        save_file(weights, copied / HEAD)
+        write_manifest(copied)
+        with pytest.raises(ValueError, match=message) as error:
+            lit_basereward.load(copied, "cpu")
+        assert "\n" not in str(error.value)
+
+    refused("is of kind 'zzz', not model and adapter", kind="zzz")
+    refused("is of kind None", kind=None)
+    refused("does not say of which class", hyper_parameters=None)
+    refused("its hyper_parameters is no table", hyper_parameters=[1])
+    smuggled = head | {"base.language_model.norm.weight": torch.zeros(64)}
+    refused(r"holds base\.language_model\.norm\.weight, which is not of the head", smuggled)
+    refused(r"layers\.0\.weight as I64", head | {"head.layers.0.weight": head["head.layers.0.weight"].long()})
+
+
+def test_adapters_have_one_type(adapted, tmp_path):
+    with pytest.raises(ValueError, match="adapters are written in float32"):
+        export(str(adapted), str(tmp_path / "out"), dtype="bfloat16", adapter_only=True)
