@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lit_basereward.nn.lora import fingerprints
 
 _BASE = "model.base."
+_LANGUAGE_HEAD = "model.lm_head."  # of paradigms that write
 
 
 def leave_out_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -54,4 +55,4 @@ def _base(module: nn.Module) -> nn.Module:
 def _frozen(module: nn.Module, weights: dict[str, Tensor]) -> set[str]:
     """Names in ``weights`` of what does not train: parameters, buffers and what 4-bit weights keep beside them."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return {name for name in weights if name.startswith(_BASE) and name not in trained}
+    return {name for name in weights if name.startswith((_BASE, _LANGUAGE_HEAD)) and name not in trained}

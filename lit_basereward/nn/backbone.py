@@ -122,62 +122,71 @@ class Backbone:
             self.folder(), revision=self.revision, trust_remote_code=self.trust_remote_code, max_pixels=self.max_pixels
         )
 
-    def load(self, weights: bool = True) -> PreTrainedModel:
-        """The base model without its language head, in training mode, with frozen parts frozen.
+    def load(self, weights: bool = True, language_head: bool = False) -> PreTrainedModel:
+        """The model in training mode, with frozen parts frozen.
 
         Args:
             weights: False skips reading pretrained weights, for when a checkpoint fills them anyway; not where its
                 checkpoints leave them out.
+            language_head: keep the head that predicts tokens, which is a part of ``language``; without it the base
+                model is returned.
 
         Raises:
             ValueError: if the folder has no weights, or a part to freeze that it does not have; for adapters or 4-bit
                 weights that cannot be.
         """
-        from transformers import AutoModel
-        from transformers.utils import logging
-
         config = self.config()
-        options = self._source()
-        if self.quantize is not None:
-            options["quantization_config"] = self._quantization(config)
-        if (weights or self.partial) and self.init == "pretrained":
-            verbosity = logging.get_verbosity()
-            logging.set_verbosity_error()  # else it reports the language head as unexpected; we check what is missing
-            try:
-                base, info = AutoModel.from_pretrained(
-                    self.folder(),
-                    dtype=torch.float32,
-                    attn_implementation=self.attention,
-                    output_loading_info=True,
-                    **options,
-                )
-            except OSError as error:
-                raise ValueError(
-                    f"backbone {self.name_or_path!r} has no readable weights; complete the folder, or set "
-                    f"backbone.init: random to train from scratch ({_first_line(error)})"
-                ) from error
-            finally:
-                logging.set_verbosity(verbosity)
-            if info["missing_keys"]:
-                raise ValueError(
-                    f"backbone {self.name_or_path!r} lacks weights for {len(info['missing_keys'])} parameters, first "
-                    f"{sorted(info['missing_keys'])[0]!r}; the folder is incomplete or of another model"
-                )
-        else:
-            base = AutoModel.from_config(
-                config,
-                dtype=torch.float32,
-                attn_implementation=self.attention,
-                trust_remote_code=self.trust_remote_code,
-            )
+        model = self._read(config, weights, language_head)
+        base = model.base_model if language_head else model
         if self.quantize is not None and not is_quantized(base):
             raise ValueError(f"backbone {self.name_or_path!r}: no weight came out in 4 bits; leave out quantize")
         if self.lora is not None:
             self.lora.inject(base, part_of)
         self._freeze(base)
+        if language_head:
+            self._store(model.get_output_embeddings(), trains=self.lora is None and "language" not in self.freeze)
         if self.gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
-        return base.train()  # from_pretrained gives eval mode, in which checkpointing never runs
+        return model.train()  # from_pretrained gives eval mode, in which checkpointing never runs
+
+    def _read(self, config: PreTrainedConfig, weights: bool, language_head: bool) -> Any:
+        """The model as transformers builds it, in float32."""
+        from transformers.utils import logging
+
+        auto = _auto_class(config, language_head)
+        options = self._source()
+        if self.quantize is not None:
+            options["quantization_config"] = self._quantization(config, auto)
+        if not (weights or self.partial) or self.init == "random":
+            return auto.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+            )
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # else it reports the language head as unexpected; we check what is missing
+        try:
+            model, info = auto.from_pretrained(
+                self.folder(),
+                dtype=torch.float32,
+                attn_implementation=self.attention,
+                output_loading_info=True,
+                **options,
+            )
+        except OSError as error:
+            raise ValueError(
+                f"backbone {self.name_or_path!r} has no readable weights; complete the folder, or set "
+                f"backbone.init: random to train from scratch ({_first_line(error)})"
+            ) from error
+        finally:
+            logging.set_verbosity(verbosity)
+        if info["missing_keys"]:
+            raise ValueError(
+                f"backbone {self.name_or_path!r} lacks weights for {len(info['missing_keys'])} parameters, first "
+                f"{sorted(info['missing_keys'])[0]!r}; the folder is incomplete or of another model"
+            )
+        return model
 
     def _source(self) -> dict[str, Any]:
         return {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
@@ -191,10 +200,16 @@ class Backbone:
             if part not in found and found != {"language"}:
                 raise ValueError(f"backbone {self.name_or_path!r} has no {part} to freeze; it has {sorted(found)}")
         for name, parameter in base.named_parameters():
-            trains = self._trains(name)
-            if parameter.is_floating_point():  # 4-bit weights are bytes
-                parameter.requires_grad_(trains)
-                parameter.data = parameter.data.to(torch.float32 if trains else getattr(torch, self.dtype))
+            self._store_parameter(parameter, self._trains(name))
+
+    def _store(self, module: nn.Module, trains: bool) -> None:
+        for parameter in module.parameters():
+            self._store_parameter(parameter, trains)
+
+    def _store_parameter(self, parameter: nn.Parameter, trains: bool) -> None:
+        if parameter.is_floating_point():  # 4-bit weights are bytes
+            parameter.requires_grad_(trains)
+            parameter.data = parameter.data.to(torch.float32 if trains else getattr(torch, self.dtype))
 
     def _trains(self, name: str) -> bool:
         if self.lora is None:
@@ -203,21 +218,29 @@ class Backbone:
             part_of(name) == "projector" and "projector" not in self.freeze and not is_wrapped(name)
         )
 
-    def _quantization(self, config: PreTrainedConfig) -> Any:
+    def _quantization(self, config: PreTrainedConfig, auto: Any) -> Any:
         """What transformers needs to know to store the frozen language model in 4 bits, and that alone."""
-        from transformers import AutoModel
-
         if self.init == "random":
             raise ValueError("backbone.quantize needs pretrained weights, and backbone.init is random; leave out one")
         if self.lora is None and "language" not in self.freeze:
             raise ValueError("4-bit weights cannot train: set backbone.lora, or add language to backbone.freeze")
         with torch.device("meta"):
-            skeleton: Any = AutoModel.from_config(config, trust_remote_code=self.trust_remote_code)
-        decoder = skeleton.get_decoder()
-        others = [name for name, child in skeleton.named_children() if child is not decoder]
-        skip = others if decoder is not skeleton else []
+            skeleton: Any = auto.from_config(config, trust_remote_code=self.trust_remote_code)
+        decoder, base = skeleton.get_decoder(), skeleton.base_model
+        parts = [] if decoder is base else list(base.named_children())
+        inside = "" if base is skeleton else f"{skeleton.base_model_prefix}."
+        others = [f"{inside}{name}" for name, child in parts if child is not decoder]
+        others += [name for name, child in skeleton.named_children() if child not in (base, decoder) and inside]
         assert self.quantize is not None
-        return self.quantize.config(skip, getattr(torch, self.dtype))
+        return self.quantize.config(others, getattr(torch, self.dtype))
+
+
+def _auto_class(config: PreTrainedConfig, language_head: bool) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    if not language_head:
+        return AutoModel
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
 
 
 def _first_line(error: Exception) -> str:

@@ -66,11 +66,20 @@ class RewardModel(nn.Module):
             ValueError: if images come without what their positions are computed from, or if placeholders and image
                 features differ in number.
         """
+        states, unused = self.states(inputs, layout)
+        return self.head(states[layout.pooled]) + unused
+
+    def states(self, inputs: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Tensor | float]:
+        """The last layer's states of the flattened sequence, and a zero to add to what is made of them.
+
+        Returns:
+            [tokens, hidden]; and 0, which in a batch that only pretends to have an image hangs on the vision tower.
+        """
         inputs = dict(inputs)
         self._check_positions(inputs)
         unused = self._see_dummy(inputs)
         states = self._shared(inputs, layout) if layout.shared else self._padded(inputs)
-        return self.head(states.flatten(0, 1)[layout.pooled]) + unused
+        return states.flatten(0, 1), unused
 
     def _padded(self, inputs: dict[str, Tensor]) -> Tensor:
         """The backbone's own forward pass, untouched."""
