@@ -56,10 +56,26 @@ class ChatEncoder:
     def text(self, text: str) -> list[int]:
         """Token ids of data: never an id with structural meaning."""
         ids: list[int] = []
-        for piece in self._kept.split(text) if self.text_tokens else [text]:
+        for piece in self._pieces(text):
             known = self._kept_ids.get(piece)
             ids += self._encode(piece) if known is None else [known]
         return ids
+
+    def token_at(self, text: str, position: int) -> int:
+        """Which of the ids that :meth:`text` gives for a text holds its character ``position``; both count from 0."""
+        before = 0
+        for piece in self._pieces(text):
+            if position < len(piece):
+                if piece not in self._kept_ids:
+                    before += self._plain.encode(piece, add_special_tokens=False).char_to_token(position)
+                return before
+            position -= len(piece)
+            before += len(self.text(piece))
+        raise IndexError(f"the text has no character {position}")
+
+    def _pieces(self, text: str) -> list[str]:
+        """A text cut at the added tokens that keep their meaning."""
+        return self._kept.split(text) if self.text_tokens else [text]
 
     def _encode(self, text: str) -> list[int]:
         # without the places of the tokens in the text, which `encode` reckons, too, and which take half of its time
@@ -71,10 +87,20 @@ class ChatEncoder:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the rendered prompt, generation prompt included, with :data:`IMAGE` at each image."""
+        return self._filled(self._rendered(messages).prompt, messages)
+
+    def around_last_text(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Ids of the rendered prompt before its last text, and those behind it; otherwise as :meth:`prompt`."""
+        pieces = self._rendered(messages).prompt
+        last = max(n for n, piece in enumerate(pieces) if isinstance(piece, int))
+        return self._filled(pieces[:last], messages), self._filled(pieces[last + 1 :], messages)
+
+    def _filled(self, pieces: Sequence[str | int], messages: Sequence[Message]) -> list[int]:
+        """Ids of a part of a rendered prompt, texts in their places."""
         texts = [part for message in messages for part in message.content if isinstance(part, str)]
         return [
             i
-            for piece in self._rendered(messages).prompt
+            for piece in pieces
             for i in (self.text(texts[piece]) if isinstance(piece, int) else self._with_image_places(piece))
         ]
 

@@ -29,7 +29,7 @@ class Item:
     Args:
         index: position in the source.
         prefix: token ids of the prompt, image placeholders in place.
-        branches: token ids of each branch.
+        branches: token ids of each branch. Here it is a response; other paradigms have other branches.
         lengths: tokens of each response, end-of-turn included.
         truncated: True for each response that was cut.
         ratings: as in :class:`Preference`, NaN where unrated.
@@ -93,8 +93,7 @@ class Collator:
         Raises:
             RowError: if an image cannot be read or the row does not fit the backbone; TooLong at too many tokens.
         """
-        if row.images and self.chat.image_token is None:
-            raise row.error("has images, but this backbone reads text only")
+        self._check_images(row)
         messages = self._with_system(row.prompt)
         prefix, vision = self._with_images(row, self.chat.prompt(messages))
         before, end_of_turn = self.chat.around_response(messages)
@@ -116,10 +115,15 @@ class Collator:
         keys = tuple(image_key(ref) for ref in row.images)
         return Item(index, prefix, branches, lengths, truncated, ratings, row.weight, keys, vision)
 
-    def _check_room(self, row: Preference, prompt: int, response: int, room: int) -> None:
-        where = f"has {prompt + response} tokens ({prompt} of them prompt), over max_length {self.max_length}"
+    def _check_images(self, row: Preference) -> None:
+        if row.images and self.chat.image_token is None:
+            raise row.error("has images, but this backbone reads text only")
+
+    def _check_room(self, row: Preference, prompt: int, response: int, room: int, fixed: str = "prompt") -> None:
+        """Raise where a row that is too long cannot be cut or is not to be; ``fixed`` says what is never cut."""
+        where = f"has {prompt + response} tokens ({prompt} of them {fixed}), over max_length {self.max_length}"
         if room < 1:
-            raise TooLong(str(row.error(f"{where}: its prompt alone does not fit; raise backbone.max_length")))
+            raise TooLong(str(row.error(f"{where}: its {fixed} alone does not fit; raise backbone.max_length")))
         if self.too_long != "cut":
             raise TooLong(str(row.error(f"{where}; raise backbone.max_length, or set what happens to such rows")))
 
@@ -178,7 +182,7 @@ class Collator:
         return Batch(
             inputs=inputs,
             layout=layout,
-            row=torch.arange(len(items)).repeat_interleave(torch.tensor([len(item.branches) for item in items])),
+            row=torch.arange(len(items)).repeat_interleave(torch.tensor([len(item.lengths) for item in items])),
             ratings=flat(lambda item: item.ratings).float(),
             lengths=flat(lambda item: item.lengths),
             row_index=torch.tensor([item.index for item in items]),

@@ -7,6 +7,7 @@ from lit_basereward.data.sources.corpus import CorpusSource
 from lit_basereward.data.sources.helpsteer3 import HelpSteer3
 from lit_basereward.data.sources.hh_rlhf import HHRLHF
 from lit_basereward.data.sources.jsonl import JSONLSource
+from lit_basereward.data.sources.judged import JudgedRows
 from lit_basereward.data.sources.llava_critic import LLaVACritic
 from lit_basereward.data.sources.llava_rlhf import LLaVARLHF
 from lit_basereward.data.sources.mm_rlhf import MMRLHFPairs, MMRLHFRankings
@@ -35,6 +36,7 @@ __all__ = [
     "CorpusSource",
     "HelpSteer3",
     "JSONLSource",
+    "JudgedRows",
     "LLaVACritic",
     "LLaVARLHF",
     "MMPRFile",
