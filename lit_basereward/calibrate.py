@@ -51,6 +51,11 @@ def calibrate(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it counts rows, so use 1 or more")
     scorer = load(ckpt_path, device=device, allow=allow or [])
+    if rule == "labels" and not scorer.module.comparable_across_rows:
+        raise ValueError(
+            "rewards of this model are comparable inside a row only, so no offset tells right from wrong; leave the "
+            "rule out, and the temperature alone is fitted"
+        )
     source = JSONLSource(data) if isinstance(data, str) else data
     source.prepare()
     rows = [source[index] for index in range(len(source))]

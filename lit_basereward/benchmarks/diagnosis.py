@@ -120,7 +120,11 @@ def _reliability(result: PairCalibration) -> dict[str, Any]:
 
 
 def diagnose(
-    benchmark: Benchmark, rewards: Rewards, compared: Compared, keys: dict[str, Sequence[str]]
+    benchmark: Benchmark,
+    rewards: Rewards,
+    compared: Compared,
+    keys: dict[str, Sequence[str]],
+    comparable_across_rows: bool = True,
 ) -> dict[str, Any]:
     """Distributions of rewards, their dependence on length, risk against coverage, and accuracy by slices.
 
@@ -129,9 +133,21 @@ def diagnose(
         rewards: of its entries.
         compared: their comparisons.
         keys: of :func:`slice_keys`.
+        comparable_across_rows: False where a reward means something only beside the others of its row: then
+            ``distribution`` and ``reward_length_correlation`` are None, the rest is on margins.
     """
     margins = compared.margins
     controlled = length_controlled_accuracy(margins, torch.from_numpy(compared.lengths[:, 0] - compared.lengths[:, 1]))
+    return {
+        "distribution": _distribution(compared) if comparable_across_rows else None,
+        "reward_length_correlation": _length_correlation(benchmark, rewards) if comparable_across_rows else None,
+        "length_controlled": dict(zip(("accuracy", "better_is_longer", "better_is_shorter"), controlled, strict=True)),
+        "risk_coverage": _curve(margins),
+        "slices": {name: _slice(benchmark, compared, labels) for name, labels in keys.items()},
+    }
+
+
+def _length_correlation(benchmark: Benchmark, rewards: Rewards) -> float:
     scored = [
         (reward, len(text))
         for entry, given in zip(benchmark.entries, rewards, strict=True)
@@ -140,13 +156,7 @@ def diagnose(
         if math.isfinite(reward)
     ]
     values = torch.tensor(scored, dtype=torch.float64).reshape(-1, 2)
-    return {
-        "distribution": _distribution(compared),
-        "reward_length_correlation": reward_length_correlation(values[:, 0], values[:, 1]),
-        "length_controlled": dict(zip(("accuracy", "better_is_longer", "better_is_shorter"), controlled, strict=True)),
-        "risk_coverage": _curve(margins),
-        "slices": {name: _slice(benchmark, compared, labels) for name, labels in keys.items()},
-    }
+    return float(reward_length_correlation(values[:, 0], values[:, 1]))
 
 
 def _distribution(compared: Compared) -> dict[str, Any]:

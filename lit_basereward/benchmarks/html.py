@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 from lit_basereward.benchmarks.diagnosis import worst_errors
+from lit_basereward.benchmarks.evidence import Evidence, ahead, judgements
 from lit_basereward.benchmarks.plots import can_draw, picture
 from lit_basereward.benchmarks.section import ModelReport, Section
 from lit_basereward.data.images import open_image
@@ -18,6 +19,8 @@ ERRORS = 20
 """Worst errors shown of each suite."""
 MAX_TEXT = 4000
 """Characters of a text that are shown; the rest is counted."""
+MAX_WRITTEN = 8
+"""Critiques of a response, or judgements of a pair, that are shown; a judge may vote many times."""
 MAX_IMAGES = 4
 """Images shown of a row; a video has 32."""
 THUMBNAIL = 320
@@ -43,7 +46,7 @@ def render(sections: Sequence[Section], title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fraction": _fraction, "signed": _signed}
+    environment.filters |= {"fraction": _fraction, "signed": _signed, "short": _short}
     suites = [_suite(part, number) for number, part in enumerate(sections)]
     return environment.get_template("report.html.j2").render(title=title, suites=suites, can_draw=can_draw())
 
@@ -54,6 +57,10 @@ def _fraction(value: float | None, digits: int = 3) -> str:
 
 def _signed(value: float | None, digits: int = 4) -> str:
     return "n/a" if value is None or math.isnan(value) else f"{value:+.{digits}f}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _suite(part: Section, number: int) -> dict[str, Any]:
@@ -86,6 +93,8 @@ def _model(part: Section, model: ModelReport) -> dict[str, Any]:
         "calibration": model.calibration,
         "diagnostics": model.diagnostics,
         "judge": model.judge,
+        "cost": model.account.cost,
+        "told_cost": model.account.cost_of_a_row(),
         "picture": picture(model.diagnostics, model.calibration) if can_draw() else None,
     }
 
@@ -106,10 +115,41 @@ def _errors(part: Section) -> Iterator[dict[str, Any]]:
             "images": images,
             "lost": lost,
             "responses": [
-                (name, *_cut(entry.responses[k]), [(model.name, _reward(model, e, k)) for model in part.models])
+                {
+                    "name": name,
+                    "text": _cut(entry.responses[k]),
+                    "rewards": [(model.name, _reward(model, e, k)) for model in part.models],
+                    "critiques": [(model.name, _critiques(_evidence(model, e), k)) for model in part.models],
+                }
                 for name, k in zip(("better", "worse"), sides, strict=True)
             ],
+            "verdicts": [(model.name, *_verdicts(_evidence(model, e), *sides)) for model in part.models],
         }
+
+
+def _evidence(model: ModelReport, entry: int) -> Evidence:
+    return model.account.evidence[entry] if model.account.evidence else {}
+
+
+def _critiques(evidence: Evidence, response: int) -> tuple[list[tuple[str, int]], int]:
+    """What a critic wrote on a response, each text cut, and how many texts are left out."""
+    texts = evidence["critiques"][response] if "critiques" in evidence else []
+    return [_cut(text) for text in texts[:MAX_WRITTEN]], max(0, len(texts) - MAX_WRITTEN)
+
+
+def _verdicts(evidence: Evidence, better: int, worse: int) -> tuple[str, list[tuple[str, tuple[str, int]]], int]:
+    """A judge on a pair: how far the better response is ahead in both orders, its texts, and how many are left out."""
+    orders = {(better, worse): "better response first", (worse, better): "worse response first"}
+    found = ahead(evidence)
+    unit = "votes" if "votes" in evidence else "log-odds"
+    margins = [
+        f"{name} {_signed(found[order] if order[0] == better else -found[order], 2)}"
+        for order, name in orders.items()
+        if order in found
+    ]
+    texts = [(pair, text) for pair, text in judgements(evidence) if pair is None or pair in orders]
+    shown = [("" if pair is None else orders[pair], _cut(text)) for pair, text in texts[:MAX_WRITTEN]]
+    return f"{unit} for the better response: {', '.join(margins)}" if margins else "", shown, len(texts) - len(shown)
 
 
 def _reward(model: ModelReport, entry: int, response: int) -> float | None:

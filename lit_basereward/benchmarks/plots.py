@@ -18,7 +18,7 @@ def can_draw() -> bool:
 
 
 def picture(diagnostics: dict[str, Any], calibration: dict[str, Any]) -> str:
-    """The three plots of a model as a data URI of an SVG.
+    """The plots of a model as a data URI of an SVG: three, or two where its rewards have no distribution over rows.
 
     Args:
         diagnostics: of :func:`lit_basereward.benchmarks.diagnosis.diagnose`.
@@ -30,10 +30,12 @@ def picture(diagnostics: dict[str, Any], calibration: dict[str, Any]) -> str:
     with rc_context(_SVG):
         figure = Figure(figsize=(10.5, 2.9))  # a layout engine would take longer than the drawing
         figure.subplots_adjust(left=0.06, right=0.99, bottom=0.18, top=0.9, wspace=0.24)
-        panels = figure.subplots(1, 3)
-        _distributions(panels[0], diagnostics["distribution"]["histogram"])
-        _reliability(panels[1], calibration)
-        _risk_coverage(panels[2], diagnostics["risk_coverage"])
+        distribution = diagnostics["distribution"]
+        panels = figure.subplots(1, 3 if distribution else 2)
+        if distribution:
+            _distributions(panels[0], distribution["histogram"])
+        _reliability(panels[-2], calibration)
+        _risk_coverage(panels[-1], diagnostics["risk_coverage"])
         for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.locator_params(nbins=5)

@@ -36,7 +36,8 @@ def format_section(part: Section) -> str:
     for model in part.models:
         rows = model.table()
         width = max(len(label) for label, _ in rows)
-        lines += [f"{part.title(model)}: {model.result.rows:,} rows"]
+        cost = model.account.cost_of_a_row()
+        lines += [f"{part.title(model)}: {model.result.rows:,} rows{f'; {cost}' if cost else ''}"]
         lines += [f"{'':<{width}}  accuracy  correct/total    95 % interval  longer wins  shorter wins"]
         for label, figure in rows:
             counts = "" if figure.total is None else f"{figure.correct:g}/{figure.total}"
@@ -123,7 +124,8 @@ def report(
         suite: the benchmark.
         data: the benchmark's file, or the folder of a download of it.
         rewards: JSON lines, one object a row in the benchmark's order, such as {"rewards": [1.5, -0.2]}, in the row's
-            own order of responses. Repeat the option to compare a second model.
+            own order of responses; what `test` and `predict` write is that, with critiques, verdicts and cost. Repeat
+            the option to compare a second model.
         output: folder to write to.
         image_root: folder of the images, which the page shows; without them it has the texts alone.
         grouping: of vl_rewardbench: which of the three groupings in use.
@@ -143,6 +145,7 @@ def report(
         {name: file.rewards for name, file in files.items()},
         text_only=[name for name, file in files.items() if file.text_only],
         votes={name: file.votes for name, file in files.items() if file.votes is not None},
+        accounts={name: file.account for name, file in files.items()},
     )
     print(format_section(part))
     page, twin = write_report([part], output, f"{benchmark.title}: {' and '.join(files)}")

@@ -6,13 +6,21 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from lit_basereward.benchmarks.base import Benchmark
+from lit_basereward.benchmarks.evidence import (
+    Account,
+    entry_evidence,
+    evidence_figures,
+    is_judged,
+    read_cost,
+    read_evidence,
+)
 from lit_basereward.benchmarks.judge import Vote, Votes
 from lit_basereward.benchmarks.types import Rewards
 from lit_basereward.data.records.lines import json_kind
@@ -27,7 +35,8 @@ class RewardsFile:
         rewards: of the benchmark's entries. An entry that the model failed on has NaN: it is counted, and never right.
         text_only: the model was not shown the images.
         failed: lines without rewards, which say an ``error`` instead.
-        votes: of a pairwise judge whose votes the file holds; None of others.
+        votes: of a pairwise judge whose votes the file holds instead of rewards; None of others.
+        account: what stands beside the rewards: critiques, verdicts, cost.
     """
 
     path: Path
@@ -35,6 +44,7 @@ class RewardsFile:
     text_only: bool
     failed: int
     votes: Votes | None = None
+    account: Account = field(default_factory=Account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,9 @@ def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
     - ``{"votes": [0, 1, null]}`` of a pairwise judge: the position of the response that each vote prefers, null where
       it could not be parsed; ``votes_swapped`` holds those asked with the responses the other way round, still as
       positions in the entry's own order
-    - ``id``, where given, is checked; ``"text_only": true`` says that images were not shown; other keys are not read
+    - ``id``, where given, is checked; ``"text_only": true`` says that images were not shown
+    - beside ``rewards``: the row's evidence, see :mod:`lit_basereward.benchmarks.evidence`, and its ``cost``; other
+      keys are not read
 
     Where the benchmark's rows to score are others than its entries (the 46 rankings of MM-RLHF-RewardBench), a file
     with one line for each of those is read as well.
@@ -80,9 +92,9 @@ def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
     for n, (record, row) in enumerate(zip(records, rows, strict=True)):
         _check_id(record, row, rows, where[n])
     text_only = [_flag(record, "text_only", place) for record, place in zip(records, where, strict=True)]
-    if any("votes" in record for record in records):
+    if any("votes" in record and "rewards" not in record for record in records):
         votes = _read_votes(records, rows, where)
-        return RewardsFile(path, votes.rewards(), any(text_only), 0, votes)
+        return RewardsFile(path, votes.rewards(), any(text_only), 0, votes, Account(comparable_across_rows=False))
     given = [_rewards(record, row, place) for record, row, place in zip(records, rows, where, strict=True)]
     failed = sum(record["rewards"] is None for record in records)
     if failed:
@@ -90,7 +102,23 @@ def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
             f"warning: {path} has no rewards in {failed:,} of {len(rows):,} lines; they count as wrong", file=sys.stderr
         )
     rewards = benchmark.entry_rewards(dict(enumerate(given))) if by_row else given
-    return RewardsFile(path, rewards, any(text_only), failed)
+    return RewardsFile(path, rewards, any(text_only), failed, account=_account(benchmark, records, rows, where, by_row))
+
+
+def _account(
+    benchmark: Benchmark, records: Sequence[dict[str, Any]], rows: Sequence[_Row], where: Sequence[str], by_row: bool
+) -> Account:
+    lines = zip(records, rows, where, strict=True)
+    given = {n: read_evidence(record, row.responses, place) for n, (record, row, place) in enumerate(lines)}
+    responses = {n: row.responses for n, row in enumerate(rows)}
+    costs = [read_cost(record, place) for record, place in zip(records, where, strict=True) if "cost" in record]
+    evidence = entry_evidence(benchmark, given, responses) if by_row else list(given.values())
+    return Account(
+        evidence if any(given.values()) else (),
+        evidence_figures(given.values()),
+        {key: math.fsum(cost[key] for cost in costs) / len(costs) for key in costs[0]} if costs else {},
+        comparable_across_rows=not any(map(is_judged, given.values())),
+    )
 
 
 def _lines(path: Path) -> list[str]:

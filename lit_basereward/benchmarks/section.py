@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.benchmarks.diagnosis import Compared, calibrate, compare_responses, diagnose, slice_keys
+from lit_basereward.benchmarks.evidence import Account
 from lit_basereward.benchmarks.judge import JudgeFigures, Votes, judge_figures
 from lit_basereward.benchmarks.score import Difference, Figure, Result, compare, score
 from lit_basereward.benchmarks.types import Rewards
@@ -30,6 +31,7 @@ class ModelReport:
         calibration: see :func:`calibrate`.
         diagnostics: see :func:`diagnose`.
         judge: votes and verdicts, of a pairwise judge.
+        account: evidence and cost, if known.
     """
 
     name: str
@@ -39,10 +41,12 @@ class ModelReport:
     calibration: dict[str, Any]
     diagnostics: dict[str, Any]
     judge: JudgeFigures | None
+    account: Account
 
     def to_json(self) -> dict[str, Any]:
         """All figures of the model."""
         own = self.result.to_json() | {"calibration": self.calibration, "diagnostics": self.diagnostics}
+        own |= {"cost": self.account.cost or None, "evidence": self.account.figures or None}
         return own if self.judge is None else own | {"judge": self.judge.to_json()}
 
     def table(self) -> list[tuple[str, Figure]]:
@@ -61,7 +65,7 @@ class ModelReport:
         return [*rows, ("overall", figures["overall"])]
 
     def notes(self) -> list[str]:
-        """What stands below the table: ties three ways, and what was left out."""
+        """What stands below the table: ties three ways, what was left out, and what the evidence comes to."""
         result = self.result
         found = [
             f"{result.ties:,} ties: overall {result.figures['overall'].value:.4f} with ties wrong (official), "
@@ -78,7 +82,7 @@ class ModelReport:
             )
         elif result.unscored:
             found.append(f"{result.unscored:,} of {result.rows:,} rows were not scored and are in no figure")
-        return found
+        return found + self.account.notes()
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def section(
     text_only: bool | Collection[str] = False,
     calibration: Calibration | None = None,
     votes: dict[str, Votes] | None = None,
+    accounts: dict[str, Account] | None = None,
 ) -> Section:
     """Everything the report says about models on a benchmark.
 
@@ -129,6 +134,7 @@ def section(
         text_only: the models were not shown the images: all of them, or those that are named.
         calibration: of the models, fitted on other data; without one temperatures are cross-fitted.
         votes: by name, of the models that are pairwise judges.
+        accounts: by name, what models give beside rewards.
 
     Raises:
         ValueError: for another number of models, and for rewards that do not fit the benchmark.
@@ -141,7 +147,7 @@ def section(
         blind = text_only if isinstance(text_only, bool) else name in text_only
         result = score(benchmark, rewards, blind)
         compared = compare_responses(benchmark, rewards)
-        own_votes = (votes or {}).get(name)
+        own_votes, account = (votes or {}).get(name), (accounts or {}).get(name, Account())
         models.append(
             ModelReport(
                 name,
@@ -149,8 +155,9 @@ def section(
                 result,
                 compared,
                 calibrate(benchmark, compared, calibration),
-                diagnose(benchmark, rewards, compared, keys),
+                diagnose(benchmark, rewards, compared, keys, account.comparable_across_rows),
                 None if own_votes is None else judge_figures(benchmark, own_votes),
+                account,
             )
         )
     comparison = compare(models[0].result, models[1].result) if len(models) == 2 else {}

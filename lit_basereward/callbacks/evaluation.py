@@ -4,67 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from copy import copy
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.benchmarks.report import Section, format_section, section, strict, write_report
 from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.benchmarks.score import Result, score
-from lit_basereward.benchmarks.types import Rewards
+from lit_basereward.callbacks.gathering import Gathered, Gathering, benchmark_rewards
 from lit_basereward.callbacks.plot import can_draw, draw_margins
 from lit_basereward.callbacks.predictions import unscored
-from lit_basereward.callbacks.results import SourceResult, evaluate, format_table, results_table
-from lit_basereward.callbacks.reward_log import RewardLog, model_identity, plain
+from lit_basereward.callbacks.results import SourceResult, format_table, results_table, source_result
+from lit_basereward.callbacks.reward_log import RewardLog, model_identity
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.blank import BlankImages
-from lit_basereward.losses.functional import comparisons
 from lit_basereward.metrics import Calibration
-
-# Per response: row_index, reward, rating, length. One such block per batch, so that a row is never cut in two.
-_COLUMNS = 4
-
-
-@dataclass
-class Gathered:
-    """What all devices gave one source, in the order of its rows. Shape legend: N responses.
-
-    Args:
-        index: [N] row of each response.
-        rewards: [N]
-        ratings: [N] NaN is unrated.
-        lengths: [N] tokens.
-        dropped: a message for each row that was left out when it was opened.
-        cut: responses that were scored without their ends.
-    """
-
-    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
-    ratings: Tensor = field(default_factory=lambda: torch.empty(0))
-    lengths: Tensor = field(default_factory=lambda: torch.empty(0))
-    dropped: list[str] = field(default_factory=list)
-    cut: int = 0
-
-    def rows(self) -> dict[int, np.ndarray]:
-        """Rewards [K] of each row."""
-        rows, counts = torch.unique_consecutive(self.index, return_counts=True)
-        parts = self.rewards.double().split(counts.tolist())
-        return {int(row): part.numpy() for row, part in zip(rows, parts, strict=True)}
-
-    def margins(self) -> Tensor:
-        """[C] reward of the better response less that of the worse, of each comparison."""
-        better, worse = comparisons(torch.unique_consecutive(self.index, return_inverse=True)[1], self.ratings)
-        return self.rewards[better] - self.rewards[worse]
+from lit_basereward.modules.cost import Meter
 
 
 class Evaluation(Callback):
@@ -75,22 +39,30 @@ class Evaluation(Callback):
     into the checkpoint. In test: a table, and in the run's folder ``results.json``, ``results.png``, ``report.html``,
     ``report.json`` and ``rewards/<source>.jsonl``, which is written row by row: a test that was interrupted goes on
     after the rows that are there. Histograms of rewards go to TensorBoard.
+
+    What scoring cost stands beside accuracy, and critiques and verdicts that rewards rest on go into the files, see
+    :mod:`lit_basereward.benchmarks.evidence`. Where rewards are comparable inside a row only, figures that compare
+    them over rows are left out.
     """
 
     def __init__(self) -> None:
         self.results: dict[str, SourceResult] = {}
         self.suites: dict[str, Result] = {}
         self._gathered: dict[str, Gathered] = {}
-        self._blocks: dict[int, list[Tensor]] = {}
-        self._dropped: dict[int, list[str]] = {}
-        self._cut: dict[int, int] = {}
+        self._parts: defaultdict[int, Gathering] = defaultdict(Gathering)
         self._logs: list[RewardLog] = []
+        self._meter = Meter()
 
     # ---------------------------------------------------------------------------------------- while rewards come
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the last run."""
-        self._start()
+        """Forget the last run, and say what this one will not show."""
+        self._parts.clear()
         self._logs = []
+        if stage != "predict" and not pl_module.comparable_across_rows:
+            rank_zero_info(
+                "rewards of this model are comparable inside a row only: their means over rows, their correlation with "
+                "length and an offset are left out; margins, accuracy and a temperature stay"
+            )
 
     def scored_rows(self, trainer: pl.Trainer, stage: str, number: int) -> list[int]:
         """Rows of a test source that an interrupted run has scored; the datamodule asks for each source in order."""
@@ -104,62 +76,44 @@ class Evaluation(Callback):
         self._logs.append(log)
         if done and trainer.is_global_zero:
             print(f"test: {len(done)} rows of {name} are scored already; going on after them")
-            self._blocks[number] = [_block(row, line, source) for row, line in done.items()]
+            for line in done.values():
+                self._parts[number].take_up(line, source)
         return sorted(done)
 
-    def _start(self) -> None:
-        self._blocks, self._dropped, self._cut = {}, {}, {}
-
-    def _add(self, trainer: pl.Trainer, rewards: Tensor, batch: Batch, loader: int) -> None:
-        self._dropped.setdefault(loader, []).extend(batch.dropped)
-        self._cut[loader] = self._cut.get(loader, 0) + int(batch.truncated.sum())
-        columns = (batch.row_index[batch.row], rewards, batch.ratings, batch.lengths)
-        block = torch.stack([column.detach().cpu().double() for column in columns])
-        block = block[:, block[0] >= 0]
-        self._blocks.setdefault(loader, []).append(block)
+    def _add(self, trainer: pl.Trainer, module: Any, rewards: Tensor, batch: Batch, loader: int) -> None:
+        rewards = rewards.detach().cpu()
+        lines = self._parts[loader].add(rewards, batch, module.evidence, self._meter.stop(module, batch))
         if self._logs:
-            self._write(trainer.datamodule.sources("test")[loader], self._logs[loader], block)  # type: ignore[attr-defined]
+            self._write(trainer.datamodule.sources("test")[loader], self._logs[loader], lines)  # type: ignore[attr-defined]
 
     @staticmethod
-    def _write(source: Source, log: RewardLog, block: Tensor) -> None:
-        rows, counts = block[0].unique_consecutive(return_counts=True)
-        for row, part in zip(rows.tolist(), block.split(counts.tolist(), dim=1), strict=True):
-            line: dict[str, Any] = {"row": int(row), "id": source[int(row)].id, "rewards": plain(part[1])}
-            if not part[1].isfinite().all():
-                line |= {"rewards": None, "error": "the model gave NaN or infinity"}
+    def _write(source: Source, log: RewardLog, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            whole = {"row": line["row"], "id": source[line["row"]].id} | line
+            if not all(map(math.isfinite, line["rewards"])):
+                whole |= {"rewards": None, "error": "the model gave NaN or infinity"}
             if getattr(source, "text_only", False):
-                line["text_only"] = True
-            log.add(line | {"tokens": part[3].long().tolist()})
+                whole["text_only"] = True
+            log.add(whole)
         log.flush()
 
     # ------------------------------------------------------------------------------------------ when all are there
-    def _gather(self, trainer: pl.Trainer, loader: int) -> Gathered:
-        own = torch.cat(self._blocks.get(loader, [torch.empty(_COLUMNS, 0, dtype=torch.float64)]), dim=1)
-        dropped, cut = self._dropped.get(loader, []), self._cut.get(loader, 0)
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, (own, dropped, cut))
-            own = torch.cat([block for block, _, _ in gathered], dim=1)
-            dropped = [message for _, messages, _ in gathered for message in messages]
-            cut = sum(number for _, _, number in gathered)
-        index, rewards, ratings, lengths = own[:, own[0].argsort(stable=True)]
-        return Gathered(index.long(), rewards.float(), ratings.float(), lengths, dropped, cut)
-
-    def _finish(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def _finish(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         """Gather, sort by row, reckon, log."""
         data = trainer.datamodule  # type: ignore[attr-defined]
+        comparable = module.comparable_across_rows
         self.results, self.suites, self._gathered = {}, {}, {}
         for loader, (name, source) in enumerate(zip(data.source_names(stage), data.sources(stage), strict=True)):
-            found = self._gathered[name] = self._gather(trainer, loader)
+            found = self._gathered[name] = self._parts[loader].gather(trainer)
             for message in found.dropped:
                 rank_zero_warn(f"left out of {name}: {message}")
             if found.cut:
                 rank_zero_warn(f"{found.cut} responses of {name} were cut to backbone.max_length, their ends unseen")
-            self.results[name] = evaluate(found.index, found.rewards, found.ratings, found.lengths, len(found.dropped))
+            self.results[name] = source_result(found, comparable)
             if isinstance(source, Benchmark):
                 rewards = benchmark_rewards(source, found, _limited(trainer, stage))
                 self.suites[name] = score(source, rewards, source.text_only)
-            self._histograms(trainer, f"{stage}/{name}", found)
+            self._histograms(trainer, f"{stage}/{name}", found, comparable)
         headlines = [
             self.suites[name].figures["overall"].value if name in self.suites else result.accuracy
             for name, result in self.results.items()
@@ -169,18 +123,19 @@ class Evaluation(Callback):
             mean = sum(headlines) / max(1, len(headlines))
             module.log(f"{stage}/accuracy", mean, prog_bar=True, sync_dist=True)
         for name, result in self.results.items():
-            logs = {f"{stage}/{name}/{key}": float(value) for key, value in asdict(result).items()}
+            logs = {f"{stage}/{name}/{key}": value for key, value in result.logs().items()}
             if name in self.suites:
                 official = self.suites[name].figures.items()
                 logs |= {f"{stage}/{name}/{key.replace(' ', '_')}": figure.value for key, figure in official}
             module.log_dict(logs, sync_dist=True)
 
     @rank_zero_only
-    def _histograms(self, trainer: pl.Trainer, tag: str, found: Gathered) -> None:
-        """Rewards and margins of a source, to TensorBoard."""
+    def _histograms(self, trainer: pl.Trainer, tag: str, found: Gathered, comparable: bool) -> None:
+        """Margins of a source, and its rewards where they mean something over rows, to TensorBoard."""
+        shown = {"margins": found.margins()} | ({"rewards": found.rewards} if comparable else {})
         for logger in trainer.loggers:
             writer: Any = getattr(logger, "experiment", None)
-            for key, values in (("rewards", found.rewards), ("margins", found.margins())):
+            for key, values in shown.items():
                 finite = values[values.isfinite()]
                 if hasattr(writer, "add_histogram") and len(finite):
                     writer.add_histogram(f"{tag}/{key}", finite.numpy(), trainer.global_step)
@@ -188,7 +143,15 @@ class Evaluation(Callback):
     # --------------------------------------------------------------------------------------------------- hooks
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last pass."""
-        self._start()
+        self._parts.clear()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the meter."""
+        self._meter.start(pl_module)
+
+    on_test_batch_start = on_validation_batch_start
 
     def on_validation_batch_end(
         self,
@@ -199,8 +162,8 @@ class Evaluation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's rewards."""
-        self._add(trainer, outputs, batch, dataloader_idx)
+        """Keep the batch's rewards, evidence and cost."""
+        self._add(trainer, pl_module, outputs, batch, dataloader_idx)
 
     on_test_batch_end = on_validation_batch_end
 
@@ -253,7 +216,7 @@ class Evaluation(Callback):
         path = folder / "results.json"
         path.write_text(json.dumps(strict(table), indent=2, allow_nan=False) + "\n")
         print(f"\n{format_table(table)}")
-        sections = self._sections(data, module.calibration, _limited(trainer, "test"))
+        sections = self._sections(data, module, _limited(trainer, "test"))
         for each in sections:
             if each.benchmark.name in self.suites:
                 print(f"\n{format_section(each)}")
@@ -265,7 +228,7 @@ class Evaluation(Callback):
         if sections:
             print(f"report: {write_report(sections, folder)[0]}")
 
-    def _sections(self, data: Any, calibration: Calibration | None, limited: bool) -> list[Section]:
+    def _sections(self, data: Any, module: Any, limited: bool) -> list[Section]:
         """One of the report's sections per source; a blanked copy is the second model of its source's."""
         blank_of = data.blank_of
         sources = dict(zip(data.source_names("test"), data.sources("test"), strict=True))
@@ -276,34 +239,21 @@ class Evaluation(Callback):
                 continue
             suite = copy(source) if isinstance(source, Benchmark) else SourceRows(source, name, data.on_bad_row)
             suite.name = name  # a suite that is there twice, by two groupings, has two names
-            models: dict[str, Rewards] = {"model": benchmark_rewards(suite, self._gathered[name], limited)}
+            models = {"model": self._gathered[name]}
             if name in blanks:
-                models["images blanked"] = benchmark_rewards(suite, self._gathered[blanks[name]], limited)
-            sections.append(section(suite, models, text_only=suite.text_only, calibration=calibration))
+                models["images blanked"] = self._gathered[blanks[name]]
+            sections.append(
+                section(
+                    suite,
+                    {key: benchmark_rewards(suite, found, limited) for key, found in models.items()},
+                    text_only=suite.text_only,
+                    calibration=module.calibration,
+                    accounts={
+                        key: found.account(suite, module.comparable_across_rows) for key, found in models.items()
+                    },
+                )
+            )
         return sections
-
-
-def _block(row: int, line: dict[str, Any], source: Source) -> Tensor:
-    """[_COLUMNS, K] of a row that an earlier run wrote."""
-    tokens = line["tokens"]
-    rewards = line["rewards"] or [math.nan] * len(tokens)
-    columns = ([float(row)] * len(rewards), rewards, source[row].ratings, tokens)
-    return torch.tensor(columns, dtype=torch.float64)
-
-
-def benchmark_rewards(benchmark: Benchmark, found: Gathered, limited: bool) -> Rewards:
-    """Rewards of a benchmark's entries. A row that was left out counts as wrong, so that totals stay the official ones.
-
-    Args:
-        benchmark: whose rows were scored.
-        found: by the model.
-        limited: rows without rewards were not asked for; they leave the figures.
-    """
-    given = benchmark.entry_rewards(found.rows())
-    if limited:
-        return given
-    lost = [np.full(len(entry.responses), np.nan) for entry in benchmark.entries]
-    return [nothing if rewards is None else rewards for rewards, nothing in zip(given, lost, strict=True)]
 
 
 def _limited(trainer: pl.Trainer, stage: str) -> bool:

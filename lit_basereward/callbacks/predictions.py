@@ -10,18 +10,22 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lit_basereward.callbacks.gathering import evidence_by_row
 from lit_basereward.callbacks.reward_log import RewardLog, model_identity, plain
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import Collator
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.types import RowError
+from lit_basereward.modules.cost import Meter
 
 
 class PredictionWriter(Callback):
     """Writes ``{"id", "rewards", "p_best"}`` for every row of the predict source.
 
     ``rewards`` has one number per response, in their order; ``p_best``, for K >= 2, is their softmax: the probability
-    that each is the best. A row whose response was cut has ``"truncated": true``; one that ``on_bad_row: skip`` left
+    that each is the best. A critic's critiques and a judge's verdicts stand beside them, see
+    :mod:`lit_basereward.benchmarks.evidence`, and so does the row's ``cost``: forwards, generated tokens and seconds,
+    its share of its batch. A row whose response was cut has ``"truncated": true``; one that ``on_bad_row: skip`` left
     out has ``"rewards": null`` and its ``"error"``. Finished rows lie beside the output, in ``<path>.part-<rank>``,
     until all are there; a run that is started again with the same input and model goes on after them.
 
@@ -33,6 +37,7 @@ class PredictionWriter(Callback):
     def __init__(self, path: str | None = None, overwrite: bool = False) -> None:
         self.path, self.overwrite = path, overwrite
         self._log: RewardLog | None = None
+        self._meter = Meter()
 
     def output(self, trainer: pl.Trainer) -> Path:
         """The file that is written."""
@@ -70,10 +75,16 @@ class PredictionWriter(Callback):
             print(f"predict: {len(done)} rows of {path} are there already; going on after them")
         return sorted(done)
 
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the meter."""
+        self._meter.start(pl_module)
+
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        pl_module: Any,
         outputs: Tensor,
         batch: Batch,
         batch_idx: int,
@@ -82,17 +93,21 @@ class PredictionWriter(Callback):
         """Append the batch's rows."""
         assert self._log is not None
         source = trainer.datamodule.predict_source  # type: ignore[attr-defined]
+        outputs = outputs.float().cpu()
+        cost = self._meter.stop(pl_module, batch).per_row()
+        evidence = evidence_by_row(batch, pl_module.evidence)
+        row = batch.row.cpu()
         for number, index in enumerate(batch.row_index.tolist()):
             if index < 0:
                 continue
-            mine = batch.row == number
-            rewards = outputs[mine].float().cpu()
+            mine = row == number
+            rewards = outputs[mine]
             line: dict[str, Any] = {"row": index, "id": source[index].id, "rewards": plain(rewards)}
             if len(rewards) > 1:
                 line["p_best"] = plain(torch.softmax(rewards.double(), 0))
-            if bool(batch.truncated[mine].any()):
+            if bool(batch.truncated.cpu()[mine].any()):
                 line["truncated"] = True
-            self._log.add(line)
+            self._log.add(line | evidence[index] | {"cost": cost})
         for message in batch.dropped:
             print(f"left out: {message}")
         self._log.flush()

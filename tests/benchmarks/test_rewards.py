@@ -109,7 +109,8 @@ BAD_LINES = {
         "has the id 'z', which the benchmark does not have, where the benchmark has 'a'",
     ),
     "text_only": ({"rewards": [1, 2], "text_only": "no"}, "has `text_only` that is a JSON string; give true or false"),
-    "votes and rewards": ({"rewards": [1, 2], "votes": [1]}, "give `votes` alone in all"),
+    "votes and rewards": ({"rewards": [1, 2], "votes": [1]}, "or `votes` alone in all"),
+    "votes in between": ({"votes": [1]}, "give `votes` alone in all"),
 }  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_a_bad_line_is_named_with_the_mend(
     with pytest.raises(ValueError) as error:
         read_rewards(path, benchmark)
     # a line among votes makes the others the wrong ones
-    assert str(error.value).startswith(f"{path}:{1 if case == 'votes and rewards' else 2} ")
+    assert str(error.value).startswith(f"{path}:{1 if case == 'votes in between' else 2} ")
     assert message in str(error.value)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lit_basereward.benchmarks import MMRLHFRewardBench, VLRewardBench, score
 from lit_basereward.benchmarks.rewards import read_rewards
-from lit_basereward.callbacks.evaluation import Gathered, benchmark_rewards
+from lit_basereward.callbacks.gathering import Gathered, benchmark_rewards
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.metrics import Calibration, fit_temperature
 from lit_basereward.modules.naive import NaiveRM
@@ -188,7 +188,9 @@ def test_the_same_figures_on_several_devices(module, tmp_path, devices):
         for key in ("rows", "overall", "groups", "ties", "interval", "overall_ties_half", "baselines", "unscored"):
             assert files[1][name][key] == expected[key], (name, key)
     results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("1", "n")]
-    assert results[0] == results[1]
+    for line in (*results[0].values(), *results[1].values()):
+        assert line["cost"].pop("seconds") > 0
+    assert results[0] == results[1]  # fillers cost nothing
     assert results[0]["vl_rewardbench"]["accuracy"] == alone["test/vl_rewardbench/overall"]
     for name in results[0]:
         lines = [(tmp_path / run / "rewards" / f"{name}.jsonl").read_text().splitlines() for run in ("1", "n")]

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_basereward.callbacks.evaluation import evaluate, format_table, results_table
+from lit_basereward.callbacks.results import evaluate, format_table, results_table
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.sources import BlankImages
 from lit_basereward.modules.naive import NaiveRM
@@ -33,6 +33,18 @@ def test_figures_by_hand():
     assert result.low < 0.25 < result.high
 
 
+def test_rewards_that_are_comparable_inside_a_row_only():
+    """Means over rows and the correlation with length are not there, and are not logged; margin and accuracy are."""
+    given = [torch.tensor(values) for values in ([0, 0], [1.0, 0.0], [1.0, 0.0], [5.0, 3.0])]
+    result = evaluate(*given, comparable_across_rows=False)
+    assert (result.better_reward, result.worse_reward_std, result.reward_length_correlation) == (None, None, None)
+    assert (result.margin, result.accuracy) == (1, 1)
+    left_out = evaluate(*given).logs().keys() - result.logs().keys()
+    assert left_out == {
+        "better_reward", "better_reward_std", "worse_reward", "worse_reward_std", "reward_length_correlation",
+    }  # fmt: skip
+
+
 def test_rows_are_evaluated_once_whatever_the_batches(backbone_folder, tmp_path):
     """Batch size and order of evaluation change no figure; results.json holds what the table shows."""
     torch.manual_seed(0)
@@ -53,7 +65,7 @@ def test_rows_are_evaluated_once_whatever_the_batches(backbone_folder, tmp_path)
             assert other[key] == pytest.approx(value, abs=1e-4), key
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written) == ["pairs"]
-    assert set(written["pairs"]) == {"rows", "accuracy", "low", "high", "accuracy_blank_image"}
+    assert set(written["pairs"]) == {"rows", "accuracy", "low", "high", "accuracy_blank_image", "cost"}
     assert written["pairs"]["rows"] == 12
     assert written["pairs"]["accuracy"] == pytest.approx(figures[0]["test/pairs/accuracy"])
     assert written["pairs"]["accuracy_blank_image"] == pytest.approx(figures[0]["test/pairs_blank/accuracy"])
@@ -69,6 +81,11 @@ def test_table():
     assert table["digits"]["accuracy"] == 1 and table["digits"]["accuracy_blank_image"] == 0
     assert table["sums"]["accuracy_blank_image"] is None
     assert "1.000" in format_table(table).splitlines()[1]
+    one.cost = {"forwards": 2.5, "generated_tokens": 120.0, "seconds": 0.0125}
+    one.evidence = {"position_consistency": 0.75}
+    head, line = format_table(results_table({"digits": one}, {}, {})).splitlines()
+    assert head.split()[-6:] == ["forwards", "tokens", "seconds", "both", "orders", "agree"]
+    assert line.split()[-4:] == ["2.5", "120", "0.0125", "0.750"]
 
 
 def test_the_picture_is_drawn(tmp_path):

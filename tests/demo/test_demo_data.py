@@ -15,18 +15,9 @@ import pytest
 from PIL import Image
 
 from lit_basereward.data.types import Preference
-from lit_basereward.demo.data import (
-    COLOURS,
-    COUNTS,
-    DIGITS,
-    SPLITS,
-    Digits,
-    MadeSource,
-    Scenes,
-    Split,
-    Sums,
-    demo_texts,
-)
+from lit_basereward.demo.data import COLOURS, COUNTS, DIGITS, TEMPLATES, Digits, Scenes, Sums, demo_texts
+from lit_basereward.demo.made import SPLITS, MadeSource, Split, critique, judgement
+from lit_basereward.demo.tiny import tiny_tokenizer
 
 SOURCES = (Digits, Scenes, Sums)
 Scorer = Callable[[str, str], bytes]
@@ -192,6 +183,50 @@ def test_right_sums_are_right() -> None:
         assert row.ratings == tuple(float(number == a + b) for number in said) and sum(row.ratings) == 1
 
 
+def test_critiques_name_what_is_there_and_what_is_wrong() -> None:
+    """By hand: a critique is ``finding: remark.``; the finding is what the best response says, in a fixed form, and
+    the remark names the parts in which the response differs from it."""
+    for row in rows(Digits("test", rows=80)):
+        shown = next(d for d in DIGITS if d in row.responses[row.ratings.index(1.0)])
+        said = {1.0: f"Shows {shown}: right.", 0.0: f"Shows {shown}: wrong digit."}
+        assert row.critiques == tuple(said[rating] for rating in row.ratings)
+    for row in rows(Sums("test", rows=40)):
+        a, b = map(int, re.findall(r"\d+", question(row)))
+        said = {1.0: f"Makes {a + b}: right.", 0.0: f"Makes {a + b}: wrong sum."}
+        assert row.critiques == tuple(said[rating] for rating in row.ratings)
+    for row in rows(Scenes("test", rows=24)):
+        best = row.responses[row.ratings.index(0.0)]
+        for response, text in zip(row.responses, row.critiques, strict=True):
+            parts = zip(("count", "colour", "shape", "object"), read_caption(response), read_caption(best), strict=True)
+            wrong = " and ".join(part for part, said, shown in parts if said != shown)
+            assert text == f"Shows {best}: {f'wrong {wrong}' if wrong else 'right'}."
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_judgements_agree_with_ratings_and_critiques(source: type[MadeSource]) -> None:
+    """About the first two responses as they stand, and none where these tie."""
+    verdicts = Counter()
+    for row in rows(source("val", rows=80)):
+        first, second = row.ratings[:2]
+        if first == second:
+            assert row.judgement == ""
+            continue
+        verdict = 1 if first > second else 2
+        finding, one = row.critiques[0].removesuffix(".").split(": ")
+        _, two = row.critiques[1].removesuffix(".").split(": ")
+        assert row.judgement == f"<think>{finding}. 1: {one}. 2: {two}.</think><answer>{verdict}</answer>"
+        verdicts[verdict] += 1
+    assert min(verdicts.values()) > 0.3 * verdicts.total() > 0
+
+
+def test_critiques_and_judgement_in_words() -> None:
+    assert critique("Shows one red circle and a ring", ("count", "object")) == (
+        "Shows one red circle and a ring: wrong count and object."
+    )
+    assert judgement("Makes 7", ("sum",), ()) == ("<think>Makes 7. 1: wrong sum. 2: right.</think><answer>2</answer>")
+    assert judgement("Shows two", ("digit",), ("digit",)) == ""
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_made_again_the_same(source: type[MadeSource]) -> None:
     """From seed and split alone, also in another process; another seed is another data set."""
@@ -223,7 +258,23 @@ def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_tokenizer_knows_every_text() -> None:
-    known = set(demo_texts())
+    known = {*demo_texts(), ""}  # of a tie
     for source, split in itertools.product(SOURCES, SPLITS):
         for row in source(split).candidates:
-            assert {row.question, *row.answers} <= known
+            assert {
+                row.question,
+                *row.answers,
+                *(critique(row.finding, mistakes) for mistakes in row.mistakes),
+            } <= known
+            assert judgement(row.finding, *row.mistakes[:2]) in known
+
+
+def test_what_is_generated_is_short() -> None:
+    """A word, a mark and a digit are a token each. By hand, without the end of turn: ``Shows| seven|:| wrong| digit|.``
+    and ``<think>|Shows| seven|.| |1|:| wrong| digit|.| |2|:| right|.|</think>|<|answer|>|2|</|answer|>``."""
+    tokenizer = tiny_tokenizer(demo_texts(), vocab_size=512)
+    assert len(tokenizer) < 512  # all merges were learned: every word is one token
+    assert len(tokenizer.encode(critique("Shows seven", ("digit",)))) == 6
+    assert len(tokenizer.encode(judgement("Shows seven", ("digit",), ()))) == 23
+    template = TEMPLATES.joinpath("verdict.txt").read_text().strip()
+    assert len(tokenizer.encode(re.sub(r"\{\w+\}", "", template))) <= 10

@@ -122,7 +122,7 @@ def test_shared_layout_is_exact_with_adapters(backbone_folder, quantize):
     found = {}
     for layout in ("shared", "padded"):
         module.zero_grad()
-        loss, out = module.loss(module._collator(layout)(list(enumerate(preferences())), COUNTS))
+        loss, out = module.loss(module._plain_collator(layout)(list(enumerate(preferences())), COUNTS))
         loss.backward()
         found[layout] = out["rewards"], {n: p.grad.clone() for n, p in module.named_parameters() if p.requires_grad}
     torch.testing.assert_close(found["shared"][0], found["padded"][0], rtol=0, atol=1e-5)
