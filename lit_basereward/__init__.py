@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from lit_basereward.data.types import Preference
     from lit_basereward.losses import RankingLoss, Regularizer
     from lit_basereward.modules.base import RewardModule
+    from lit_basereward.modules.critic import CriticRM
+    from lit_basereward.modules.generative import GenerativeRM
     from lit_basereward.modules.naive import NaiveRM
     from lit_basereward.nn.backbone import Backbone
     from lit_basereward.nn.heads import RewardHead
@@ -18,6 +20,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Backbone": "nn.backbone",
+    "CriticRM": "modules.critic",
+    "GenerativeRM": "modules.generative",
     "NaiveRM": "modules.naive",
     "Preference": "data.types",
     "RankingLoss": "losses",
@@ -28,7 +32,8 @@ _HOME = {
     "load": "scorer",
 }
 __all__ = [
-    "Backbone", "NaiveRM", "Preference", "RankingLoss", "Regularizer", "RewardHead", "RewardModule", "Scorer", "load",
+    "Backbone", "CriticRM", "GenerativeRM", "NaiveRM", "Preference", "RankingLoss", "Regularizer", "RewardHead",
+    "RewardModule", "Scorer", "load",
 ]  # fmt: skip
 
 

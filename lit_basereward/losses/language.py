@@ -60,13 +60,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(tokens), ctx.chunk_size):
             part = slice(start, start + ctx.chunk_size)
             # d loss / d logits = softmax - one-hot
-            d_logits = _product(states[part], matrix).softmax(-1)
+            logits = _product(states[part], matrix)
+            d_logits = logits.sub_(logits.logsumexp(-1, keepdim=True)).exp_()
             d_logits[torch.arange(len(d_logits), device=tokens.device), tokens[part]] -= 1
             d_logits = d_logits.mul_(grad[part, None]).to(states.dtype)
             if d_states is not None:
                 d_states[part] = d_logits @ matrix
             if d_weight is not None:
-                d_weight += d_logits.T @ states[part]  # in the type of autocast, summed in that of the weights
+                _add_product(d_weight, d_logits.T, states[part])
         return d_states, d_weight, None, None
 
 
@@ -74,3 +75,12 @@ def _product(states: Tensor, matrix: Tensor) -> Tensor:
     """[t, V] logits in float32, without autocast, which would cast the whole matrix for every chunk."""
     with torch.autocast(states.device.type, enabled=False):
         return (states @ matrix.T).float()
+
+
+def _add_product(total: Tensor, one: Tensor, two: Tensor) -> None:
+    """``total += one @ two``, without a second matrix of its size where the types are the same."""
+    with torch.autocast(total.device.type, enabled=False):
+        if total.dtype == one.dtype:
+            total.addmm_(one, two)
+        else:
+            total += one @ two

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -13,7 +14,7 @@ from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,14 +24,17 @@ from lit_basereward.callbacks.evaluation import Evaluation
 from lit_basereward.callbacks.training_metrics import TrainingMetrics
 from lit_basereward.checkpoint import WholeCheckpointIO, check_weights
 from lit_basereward.data.batch import Batch
-from lit_basereward.data.collator import Collator
+from lit_basereward.data.collator import Collator, TooLongPolicy
 from lit_basereward.metrics.calibration import Calibration
+from lit_basereward.modules.cost import Cost
 from lit_basereward.modules.fused import fuse
 from lit_basereward.modules.partial import leave_out_frozen, with_own_frozen
 from lit_basereward.modules.provenance import provenance
 from lit_basereward.modules.recipe import class_path, recipe
 from lit_basereward.modules.schedule import WarmupCosine
 from lit_basereward.nn.backbone import Backbone
+from lit_basereward.nn.probe import choose_layout
+from lit_basereward.nn.reward_model import FEATURES_PER_IMAGE, RewardModel
 from lit_basereward.strategy import FSDP2Strategy
 
 set_parsing_settings(subclasses_enabled=[Backbone])  # so that YAML may name a recipe of the user's own
@@ -46,10 +50,18 @@ class RewardModule(pl.LightningModule, ABC):
 
     Args:
         backbone: which model to start from and which of its parts train.
+        layout: ``shared`` computes each prompt and image once for all its responses, exactly; ``padded`` computes
+            every response from the start. Backbones that the shared layout does not fit fall back, with a line.
+        train_too_long: rows over ``backbone.max_length`` in training are an ``error``, or left out and counted
+            (``drop``).
+        score_too_long: the same in evaluation and prediction; ``cut`` takes tokens from the end of the response,
+            keeps its end of turn, and marks it.
         optimizer: factory from parameters to an optimizer. AdamW at 3e-6 is the paper's rate; weight decay 0 is our
             choice.
         schedule: factory from optimizer and number of steps to a schedule, stepped once per optimizer step.
         head_lr: learning rate of the reward head where it shall differ from the backbone's.
+        init_from: start from the weights of another reward model: a checkpoint of ours, or a folder with the
+            ``score.weight`` or ``value_head.safetensors`` of other trainers. Unlike resuming, training starts anew.
         allow_bf16_weights: permit precision bf16-true with a trainable backbone, whose weights then lose most of
             every small update.
     """
@@ -60,24 +72,35 @@ class RewardModule(pl.LightningModule, ABC):
     def __init__(
         self,
         backbone: Backbone,
+        layout: Literal["shared", "padded"] = "shared",
+        train_too_long: Literal["error", "drop"] = "error",
+        score_too_long: TooLongPolicy = "error",
         optimizer: OptimizerFactory = lambda parameters: torch.optim.AdamW(parameters, lr=3e-6, weight_decay=0.0),
         schedule: ScheduleFactory = WarmupCosine,
         head_lr: float | None = None,
+        init_from: str | None = None,
         allow_bf16_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.layout, self.init_from = backbone, layout, init_from
+        self.train_too_long, self.score_too_long = train_too_long, score_too_long
+        self.model: RewardModel | None = None
         self.make_optimizer, self.make_schedule, self.head_lr = optimizer, schedule, head_lr
         self.allow_bf16_weights = allow_bf16_weights
         self.trained = False
         self.strict_loading = not backbone.partial  # frozen weights may be left out; we check all names ourselves
         self.calibration: Calibration | None = None
         """How rewards become probabilities: fitted at each validation, stored in checkpoints."""
+        self.cost = Cost()
+        """Forwards and generated tokens, which ``score`` adds to; evaluation starts it anew for each batch."""
+        self.evidence: list[dict[str, Any]] = []
+        """What the last batch's rewards rest on, row by row, as in :mod:`lit_basereward.benchmarks.evidence`; empty
+        for a paradigm that has nothing but rewards."""
 
     # ------------------------------------------------------------------------------------ what a paradigm defines
     @abstractmethod
-    def configure_model(self, weights: bool = True) -> None:
-        """Build the network once, in training mode; ``weights`` is False where a checkpoint will bring them."""
+    def network(self, weights: bool) -> RewardModel:
+        """Backbone and head; without ``weights`` a checkpoint will bring those of the backbone."""
 
     @abstractmethod
     def collator(self, training: bool) -> Collator:
@@ -94,6 +117,46 @@ class RewardModule(pl.LightningModule, ABC):
         Returns:
             scalar, and a dict that holds at least the detached ``rewards`` [N].
         """
+
+    # ---------------------------------------------------------------------------------------------- the network
+    def configure_model(self, weights: bool = True) -> None:
+        """Build the network once, in training mode.
+
+        Args:
+            weights: False where a checkpoint will bring them, so that they are not read twice.
+        """
+        if self.model is not None:
+            return
+        weights = weights and (self._trainer is None or self._trainer.ckpt_path is None)
+        sharded = self.sharded
+        with sharded.in_turn() if sharded else nullcontext():
+            self.model = self.network(weights)
+            if self.init_from and weights:
+                from lit_basereward.modules.init_from import init_from
+
+                init_from(self.model, self.init_from)
+                self.trained = True
+            if sharded:
+                sharded.shard(self.model)
+        self.layout = choose_layout(self.model, self.layout, self._plain_collator, rank_zero_info)
+        self.model.train()
+
+    def _plain_collator(self, layout: Literal["shared", "padded"]) -> Collator:
+        """Prompt as prefix, each response as one branch."""
+        return Collator(self.backbone.processor(), **{**self._collation(), "layout": layout})
+
+    def _collation(self, training: bool = True) -> dict[str, Any]:
+        """What collators of every paradigm are told."""
+        assert self.model is not None, "call configure_model() first"
+        return {
+            "layout": self.layout,
+            "max_length": self.backbone.max_length,
+            "too_long": self.train_too_long if training else self.score_too_long,
+            "system_prompt": self.backbone.system_prompt,
+            "text_tokens": self.backbone.text_tokens,
+            "share_features": self.model.base.config.model_type in FEATURES_PER_IMAGE,
+            "dummy_image": self._trainer is not None and self._trainer.world_size > 1,
+        }
 
     @property
     def uses_ties(self) -> bool:

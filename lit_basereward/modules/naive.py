@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch
@@ -18,8 +16,7 @@ from lit_basereward.modules.base import OptimizerFactory, RewardModule, Schedule
 from lit_basereward.modules.schedule import WarmupCosine
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.heads import HeadFactory, MLPHead
-from lit_basereward.nn.probe import choose_layout
-from lit_basereward.nn.reward_model import FEATURES_PER_IMAGE, RewardModel
+from lit_basereward.nn.reward_model import RewardModel
 
 
 class NaiveRM(RewardModule):
@@ -65,56 +62,32 @@ class NaiveRM(RewardModule):
         init_from: str | None = None,
         allow_bf16_weights: bool = False,
     ) -> None:
-        super().__init__(backbone, optimizer, schedule, head_lr, allow_bf16_weights)
+        super().__init__(
+            backbone,
+            layout,
+            train_too_long,
+            score_too_long,
+            optimizer,
+            schedule,
+            head_lr,
+            init_from,
+            allow_bf16_weights,
+        )
         with warnings.catch_warnings():  # modules among them become their recipes when saved
             warnings.simplefilter("ignore")
             self.save_hyperparameters(ignore=["optimizer", "schedule"])
         self.head, self.regularizers = head, regularizers
         self.ranking_loss = copy.deepcopy(loss)  # the default is one object for all modules
-        self.pair_weighting, self.layout, self.init_from = pair_weighting, layout, init_from
-        self.train_too_long, self.score_too_long = train_too_long, score_too_long
-        self.model: RewardModel | None = None
+        self.pair_weighting = pair_weighting
 
-    def configure_model(self, weights: bool = True) -> None:
-        """Build the network once, in training mode.
-
-        Args:
-            weights: False where a checkpoint will bring them, so that they are not read twice.
-        """
-        if self.model is not None:
-            return
-        weights = weights and (self._trainer is None or self._trainer.ckpt_path is None)
-        sharded = self.sharded
-        with sharded.in_turn() if sharded else nullcontext():
-            base = self.backbone.load(weights=weights)
-            self.model = RewardModel(base, self.head(base.config.get_text_config().hidden_size))
-            if self.init_from and weights:
-                from lit_basereward.modules.init_from import init_from
-
-                init_from(self.model, self.init_from)
-                self.trained = True
-            if sharded:
-                sharded.shard(self.model)
-        self.layout = choose_layout(self.model, self.layout, self._collator, rank_zero_info)
-        self.model.train()
+    def network(self, weights: bool) -> RewardModel:
+        """Backbone without its language head, and the reward head."""
+        base = self.backbone.load(weights=weights)
+        return RewardModel(base, self.head(base.config.get_text_config().hidden_size))
 
     def collator(self, training: bool) -> Collator:
         """Prompt as prefix, each response as one branch."""
-        collator = self._collator(self.layout)
-        collator.too_long = self.train_too_long if training else self.score_too_long
-        return collator
-
-    def _collator(self, layout: Literal["shared", "padded"]) -> Collator:
-        assert self.model is not None
-        return Collator(
-            self.backbone.processor(),
-            layout=layout,
-            max_length=self.backbone.max_length,
-            system_prompt=self.backbone.system_prompt,
-            text_tokens=self.backbone.text_tokens,
-            share_features=self.model.base.config.model_type in FEATURES_PER_IMAGE,
-            dummy_image=self._trainer is not None and self._trainer.world_size > 1,
-        )
+        return Collator(self.backbone.processor(), **self._collation(training))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Positions are computed while the batch is on the CPU."""
@@ -126,17 +99,28 @@ class NaiveRM(RewardModule):
     def score(self, batch: Batch) -> Tensor:
         """Rewards [N] of all responses, float32, in log-odds units."""
         assert self.model is not None, "call configure_model() first"
+        self.cost.forwards += len(batch.row)
         return self.model(batch.inputs, batch.layout)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Bradley-Terry and regularizers, each weighted so that a step's micro-batches add up to the step's mean."""
         rewards = self.score(batch)
+        total = self.ranking(rewards, batch)
+        return total, {"rewards": rewards.detach(), "share": total.detach()}
+
+    def ranking(self, rewards: Tensor, batch: Batch) -> Tensor:
+        """Ranking loss and regularizers: this micro-batch's share of the step's.
+
+        Args:
+            rewards: [N]
+            batch: whose ratings say what they should be.
+        """
         total = 0.0 * rewards.sum()  # a batch without comparisons still reaches every parameter
         for term in (self.ranking_loss, *self.regularizers):
             losses, row = term(rewards, batch)
             over = term.over if isinstance(term, Regularizer) else "comparisons"
             total = total + (step_weight(row, batch, self.pair_weighting, over) * losses).sum()
-        return total, {"rewards": rewards.detach(), "share": total.detach()}
+        return total
 
     @property
     def uses_ties(self) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_basereward.losses.language import chunked_cross_entropy
+from lit_basereward.nn.generation import Generated, generate
 from lit_basereward.nn.heads import RewardHead
 from lit_basereward.nn.layout import Layout, Movable
 from lit_basereward.nn.reward_model import RewardModel
@@ -72,6 +74,23 @@ class LanguageRewardModel(RewardModel):
             return read, read.new_zeros(0)
         losses = chunked_cross_entropy(states[targets.position], self.lm_head.weight, targets.token)  # type: ignore[arg-type]
         return read, losses
+
+    def generate(self, inputs: dict[str, Tensor], layout: Layout, **options: Any) -> Generated:
+        """:func:`lit_basereward.nn.generation.generate`; sharded weights are gathered for it as for ``forward``."""
+        return generate(self, inputs, layout, **options)
+
+
+def mean_per_branch(losses: Tensor, targets: Targets, num_branches: int) -> Tensor:
+    """Mean over the targets of each branch, [num_branches]; 0 where a branch has none.
+
+    Args:
+        losses: [T]
+        targets: say which branch each of them is of.
+        num_branches: of the batch.
+    """
+    zeros = losses.new_zeros(num_branches)
+    tokens = zeros.index_add(0, targets.branch, torch.ones_like(losses))
+    return zeros.index_add(0, targets.branch, losses) / tokens.clamp(min=1)
 
 
 class VerdictHead(RewardHead):

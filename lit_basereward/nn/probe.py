@@ -62,12 +62,17 @@ def probe(model: RewardModel, collator: Callable[[LayoutName], Collator]) -> flo
         with torch.no_grad():
             device = next(model.parameters()).device
             batches = [c(list(enumerate(rows))).to(device) for c in (shared, padded)]
-            one, two = (model(batch.inputs, batch.layout) for batch in batches)
+            one, two = (_rewards(model, batch) for batch in batches)
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
         return float("inf")
     finally:
         model.train(was_training)
     return ((one - two).abs().max() / two.std().clamp(min=1e-6)).item()
+
+
+def _rewards(model: RewardModel, batch: Any) -> torch.Tensor:
+    found = model(batch.inputs, batch.layout)
+    return found[0] if isinstance(found, tuple) else found  # those with a language head return more
 
 
 def _png() -> bytes:

@@ -69,8 +69,13 @@ class RewardModel(nn.Module):
         states, unused = self.states(inputs, layout)
         return self.head(states[layout.pooled]) + unused
 
-    def states(self, inputs: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Tensor | float]:
+    def states(self, inputs: dict[str, Tensor], layout: Layout, cache: Any = None) -> tuple[Tensor, Tensor | float]:
         """The last layer's states of the flattened sequence, and a zero to add to what is made of them.
+
+        Args:
+            inputs: see :meth:`forward`.
+            layout: which tokens are what.
+            cache: an empty cache of transformers, to be filled with keys and values of every token.
 
         Returns:
             [tokens, hidden]; and 0, which in a batch that only pretends to have an image hangs on the vision tower.
@@ -78,14 +83,14 @@ class RewardModel(nn.Module):
         inputs = dict(inputs)
         self._check_positions(inputs)
         unused = self._see_dummy(inputs)
-        states = self._shared(inputs, layout) if layout.shared else self._padded(inputs)
+        states = self._shared(inputs, layout, cache) if layout.shared else self._padded(inputs, cache)
         return states.flatten(0, 1), unused
 
-    def _padded(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _padded(self, inputs: dict[str, Tensor], cache: Any) -> Tensor:
         """The backbone's own forward pass, untouched."""
-        return self.base(**inputs, use_cache=False).last_hidden_state
+        return self.base(**inputs, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
-    def _shared(self, inputs: dict[str, Tensor], layout: Layout) -> Tensor:
+    def _shared(self, inputs: dict[str, Tensor], layout: Layout, cache: Any) -> Tensor:
         """The backbone's own forward pass over the packed sequence, with our positions and attention."""
         placed = inputs if "position_ids" in inputs else self.with_positions(inputs, layout)
         vision: dict[str, Any] = _vision(inputs)
@@ -96,7 +101,8 @@ class RewardModel(nn.Module):
             input_ids=inputs["input_ids"],
             attention_mask=torch.ones_like(inputs["input_ids"]),
             position_ids=placed["position_ids"],
-            use_cache=False,  # a cache would let the packed rows see each other
+            past_key_values=cache,
+            use_cache=cache is not None,
             layout=layout,
             **vision,
         ).last_hidden_state

@@ -3,7 +3,7 @@
 FSDP2 reduces the gradients of parameters inside a unit only; those outside differ from rank to rank without a word. So
 everything is inside one: vision blocks, projectors, the rest of the tower, language blocks, the head, and the root
 :class:`RewardModel` for what is left (embeddings, last norm). Parameters of a unit have one storage type, also where
-frozen parts are stored in bfloat16. Gathering happens in ``forward``, so call nothing but ``RewardModel.forward``.
+frozen parts are stored in bfloat16. Gathering happens in ``forward`` and ``generate``: call nothing else of the model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ def shard(
     Raises:
         ValueError: if no block is found to shard.
     """
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     param_dtype = None if compute_dtype == torch.float32 else compute_dtype
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
@@ -45,6 +51,8 @@ def shard(
         fully_shard(unit, mesh=mesh, mp_policy=policy, offload_policy=offload)
     fully_shard(model.head, mesh=mesh, mp_policy=MixedPrecisionPolicy(), offload_policy=offload)
     fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    if hasattr(model, "generate"):
+        register_fsdp_forward_method(model, "generate")
 
 
 def units(model: RewardModel) -> Iterator[nn.Module]:

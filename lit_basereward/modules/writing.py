@@ -1,0 +1,67 @@
+"""How critics and judges write: settings of generation, and the texts that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lit_basereward.data.chat import ChatEncoder
+from lit_basereward.data.types import Message
+from lit_basereward.nn.generation import Generated
+from lit_basereward.nn.language import LanguageRewardModel
+from lit_basereward.nn.layout import Layout
+
+
+@dataclass
+class Writer:
+    """Writes behind the branches of a batch.
+
+    Args:
+        processor: of the backbone; a tokenizer for a text-only one.
+        max_new_tokens: most tokens of a text.
+        temperature: of sampling; 0 takes the likeliest token.
+        stop: strings that end a text, too.
+        text_tokens: added tokens that keep their meaning inside texts.
+    """
+
+    processor: Any
+    max_new_tokens: int
+    temperature: float = 0.0
+    stop: Sequence[str] = ()
+    text_tokens: Sequence[str] = ()
+    chat: ChatEncoder = field(init=False)
+    end_of_turn: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chat = ChatEncoder(self.processor, self.text_tokens)
+        _, self.end_of_turn = self.chat.around_response((Message("user", ("",)),))
+
+    def write(
+        self, model: LanguageRewardModel, inputs: dict[str, Tensor], layout: Layout, num_samples: int = 1
+    ) -> Generated:
+        """Texts behind every branch; the prompts and images are computed once."""
+        ends = {self.end_of_turn[-1], self.chat.tokenizer.eos_token_id} - {None}
+        return model.generate(
+            inputs,
+            layout,
+            end_ids=sorted(ends),
+            max_new_tokens=self.max_new_tokens,
+            num_samples=num_samples,
+            temperature=self.temperature,
+            stop_strings=self.stop,
+            tokenizer=self.chat.tokenizer,
+        )
+
+    def texts(self, written: Generated) -> list[list[str]]:
+        """[branches][samples] as text, special tokens left out."""
+        return [[self.chat.tokenizer.decode(ids, skip_special_tokens=True) for ids in some] for some in written.tokens]
+
+    def turns(self, written: Generated) -> list[list[list[int]]]:
+        """[branches][samples] as token ids of whole turns: those that ended have their end of turn, others have not."""
+        return [
+            [ids + self.end_of_turn if ended else ids for ids, ended in zip(some, ends, strict=True)]
+            for some, ends in zip(written.tokens, written.finished, strict=True)
+        ]
