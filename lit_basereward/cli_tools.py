@@ -21,6 +21,7 @@ TOOLS = {
     "curate": "lit_basereward.curate:curate",
     "doctor": "lit_basereward.doctor.run:doctor",
     "export": "lit_basereward.serving.export:export",
+    "grpo": "lit_basereward.rl.grpo:grpo",
     "report": "lit_basereward.benchmarks.report:report",
 }
 """Module and function of each tool; imported when it is called."""

@@ -2,7 +2,8 @@
 
 Better and worse responses have one distribution of text, exactly, so whoever does not look at the image (in sums: at
 the operands) is right half the time: rows come in groups with one question and one set of candidates, in which every
-candidate is the right one in turn.
+candidate is the right one in turn. Critiques and judgements name what is there and so give the answer away: they are
+for training, see :class:`~lit_basereward.demo.made.MadeSource`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ import io
 import itertools
 import random
 import zlib
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from lit_basereward.data.sources.base import Source
-from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
+from lit_basereward.demo.made import Candidates, MadeSource, Split, critique, judgement
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+TEMPLATES = Path(__file__).with_name("templates")
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_QUESTIONS = ("What digit is this?", "Which digit do you see?")
@@ -33,6 +32,7 @@ COLOURS = {"red": (214, 39, 40), "green": (34, 150, 60), "blue": (40, 80, 220)}
 COUNTS = ("one", "two", "three")
 SHAPES = ("circle", "square")
 OBJECTS = ("cross", "ring")
+SCENE_VARIES: dict[str, tuple[str, ...]] = {"count": COUNTS, "colour": tuple(COLOURS), "object": OBJECTS}
 SCENE_QUESTIONS = ("What is in the picture?",)
 SCENE_ANSWERS = ("{}",)
 
@@ -40,75 +40,6 @@ SUM_QUESTIONS = ("{} + {} = ?", "What is {} + {}?")
 SUM_ANSWERS = ("{}", "It is {}.")
 SUM_OPERANDS = 20  # from 0
 SUM_DISTANCE = 4  # a wrong sum is off by at least this
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """One row before it is drawn: a question, its candidate answers and what the image shows."""
-
-    question: str
-    answers: tuple[str, ...]
-    ratings: tuple[float, ...]
-    category: str
-    shows: Any = None
-
-
-class MadeSource(Source):
-    """A source whose rows are made from a seed. Subclasses say what they are and draw their images.
-
-    Args:
-        split: ``train``, ``val`` or ``test``; they share no image, whatever the seeds.
-        rows: about how many rows, cut to whole groups; None is the default of the split.
-        seed: of everything but the split.
-    """
-
-    def __init__(self, split: Split = "train", rows: int | None = None, seed: int = 0) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"{self.name} has no split {split!r}; use one of {SPLITS}")
-        self.split, self.rows, self.seed = split, rows, seed
-
-    @abstractmethod
-    def make(self, rng: random.Random) -> list[Candidates]:
-        """All rows, group by group."""
-
-    def draw(self, index: int) -> bytes | None:
-        """The image of row ``index`` as PNG, or None where rows have none."""
-        return None
-
-    @cached_property
-    def candidates(self) -> list[Candidates]:
-        """All rows before they are drawn, made on first use; answers in an order of their own in every row."""
-        rng = self.rng()
-        made = self.make(rng)
-        if not made:
-            raise ValueError(f"{self.name} cannot make a whole group of {self.rows} rows; set a larger number, or null")
-        orders = [rng.sample(range(len(row.answers)), len(row.answers)) for row in made]
-        return [
-            replace(row, answers=tuple(row.answers[i] for i in o), ratings=tuple(row.ratings[i] for i in o))
-            for row, o in zip(made, orders, strict=True)
-        ]
-
-    def rng(self, *key: object) -> random.Random:
-        """A random stream of its own for every name, split, seed and ``key``."""
-        return random.Random("-".join(map(str, (self.name, self.split, self.seed, *key))))
-
-    def __len__(self) -> int:
-        return len(self.candidates)
-
-    def __getitem__(self, index: int) -> Preference:
-        row, png = self.candidates[index], self.draw(index)
-        return Preference(
-            id=f"{self.name}-{self.split}-{index}",
-            prompt=(Message("user", (row.question,) if png is None else (ImagePart(), row.question)),),
-            responses=row.answers,
-            ratings=row.ratings,
-            images=() if png is None else (ImageRef(data=png),),
-            source=self.name,
-            category=row.category,
-        )
-
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint()}:{self.split}:{self.seed}"
 
 
 class Digits(MadeSource):
@@ -162,7 +93,10 @@ class Digits(MadeSource):
                     answers = tuple(rng.choice(DIGIT_ANSWERS).format(DIGITS[digit]) for digit in group)
                     for i, digit in enumerate(group):
                         ratings = tuple(float(i == j) for j in range(k))
-                        made.append(Candidates(question, answers, ratings, f"K={k}", (digit, next(unused[digit]))))
+                        mistakes = tuple(() if i == j else ("digit",) for j in range(k))
+                        shows = digit, next(unused[digit])
+                        finding = f"Shows {DIGITS[digit]}"
+                        made.append(Candidates(question, answers, ratings, mistakes, finding, f"K={k}", shows))
         return made
 
     def draw(self, index: int) -> bytes:
@@ -211,17 +145,18 @@ class Scenes(MadeSource):
 
     def make(self, rng: random.Random) -> list[Candidates]:
         rows = self.default_rows[self.split] if self.rows is None else self.rows
-        values = {"count": COUNTS, "colour": tuple(COLOURS), "object": OBJECTS}
         made = []
-        for _, varied in zip(range(rows // 4), itertools.cycle(itertools.combinations(values, 2)), strict=False):
+        for _, varied in zip(range(rows // 4), itertools.cycle(itertools.combinations(SCENE_VARIES, 2)), strict=False):
             base = Scene(*(rng.choice(choices) for choices in (COUNTS, tuple(COLOURS), SHAPES, OBJECTS)))
-            grid = itertools.product(*(rng.sample(values[attribute], 2) for attribute in varied))
+            grid = itertools.product(*(rng.sample(SCENE_VARIES[attribute], 2) for attribute in varied))
             scenes = [replace(base, **dict(zip(varied, point, strict=True))) for point in grid]
             question, answer = rng.choice(SCENE_QUESTIONS), rng.choice(SCENE_ANSWERS)
             captions = tuple(answer.format(scene.caption()) for scene in scenes)
             for scene in scenes:
-                wrong = [sum(getattr(scene, a) != getattr(other, a) for a in varied) for other in scenes]
-                made.append(Candidates(question, captions, tuple(float(-w) for w in wrong), " ".join(varied), scene))
+                wrong = tuple(tuple(a for a in varied if getattr(scene, a) != getattr(o, a)) for o in scenes)
+                ratings = tuple(float(-len(mistakes)) for mistakes in wrong)
+                finding = f"Shows {scene.caption()}"
+                made.append(Candidates(question, captions, ratings, wrong, finding, " ".join(varied), scene))
         return made
 
     def draw(self, index: int) -> bytes:
@@ -295,8 +230,9 @@ class Sums(MadeSource):
                 continue
             question = rng.choice(SUM_QUESTIONS)
             answers = tuple(rng.choice(SUM_ANSWERS).format(sum(pair)) for pair in (first, second))
-            made.append(Candidates(question.format(*first), answers, (1.0, 0.0), ""))
-            made.append(Candidates(question.format(*second), answers, (0.0, 1.0), ""))
+            for pair, ratings in ((first, (1.0, 0.0)), (second, (0.0, 1.0))):
+                mistakes = tuple(() if rating else ("sum",) for rating in ratings)
+                made.append(Candidates(question.format(*pair), answers, ratings, mistakes, f"Makes {sum(pair)}", ""))
         return made
 
 
@@ -308,14 +244,20 @@ def png(image: Image) -> bytes:
 
 
 def demo_texts() -> list[str]:
-    """Every text of the demo's prompts and responses once: what its tokenizer is trained on."""
-    digits = [answer.format(digit) for answer in DIGIT_ANSWERS for digit in DIGITS]
-    scenes = [
-        answer.format(Scene(*parts).caption())
-        for answer in SCENE_ANSWERS
-        for parts in itertools.product(COUNTS, COLOURS, SHAPES, OBJECTS)
-    ]
+    """Every text of the demo once, templates included: what its tokenizer, one for all paradigms, is trained on."""
+    captions = [Scene(*parts).caption() for parts in itertools.product(COUNTS, COLOURS, SHAPES, OBJECTS)]
     pairs = list(itertools.product(range(SUM_OPERANDS), repeat=2))
-    sums = [question.format(*pair) for question in SUM_QUESTIONS for pair in pairs]
-    sums += [answer.format(sum(pair)) for answer in SUM_ANSWERS for pair in pairs]
-    return [*DIGIT_QUESTIONS, *digits, *SCENE_QUESTIONS, *scenes, *sums]
+    texts = [*DIGIT_QUESTIONS, *SCENE_QUESTIONS, *(file.read_text() for file in sorted(TEMPLATES.glob("*.txt")))]
+    texts += [answer.format(digit) for answer in DIGIT_ANSWERS for digit in DIGITS]
+    texts += [answer.format(caption) for answer in SCENE_ANSWERS for caption in captions]
+    texts += [question.format(*pair) for question in SUM_QUESTIONS for pair in pairs]
+    texts += [answer.format(sum(pair)) for answer in SUM_ANSWERS for pair in pairs]
+    scene_mistakes = [m for n in range(3) for m in itertools.combinations(SCENE_VARIES, n)]
+    for findings, kinds in (
+        ([f"Shows {digit}" for digit in DIGITS], [(), ("digit",)]),
+        ([f"Shows {caption}" for caption in captions], scene_mistakes),
+        ([f"Makes {sum(pair)}" for pair in pairs], [(), ("sum",)]),
+    ):
+        texts += [critique(finding, mistakes) for finding in findings for mistakes in kinds]
+        texts += [judgement(finding, *two) for finding in findings for two in itertools.permutations(kinds, 2)]
+    return sorted(set(texts) - {""})

@@ -28,7 +28,7 @@ from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, read_fo
 TOLERANCE = 1e-5  # on rewards read back, in units of :func:`lost`
 ROUNDED = 0.05  # the same where weights are written in bfloat16, whose 8 bits are 2 to 3 digits
 _MODEL_CLASSES = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "Model")
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "*preprocessor_config.json", "processor_config.json", "tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template*", "LICENSE*", "NOTICE*",
 )  # fmt: skip
@@ -78,7 +78,7 @@ def export(
     rows = _rows(scorer)
     trained = expected = torch.cat(scorer.score_rows(rows))
     origin: Backbone = module.backbone
-    source = _source(origin)
+    source = source_folder(origin)
     with _aside(target) as folder:
         if adapter_only:
             architecture = None
@@ -89,7 +89,7 @@ def export(
                 expected = torch.cat(scorer.score_rows(rows))
             _make_plain(module)
             architecture = _write_model(module, origin, dtype, folder)
-            _copy_processor(source, folder, code=origin.trust_remote_code)
+            copy_processor(source, folder, code=origin.trust_remote_code)
         described = _describe(checkpoint, module, adapter_only)
         (folder / RECIPE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         del module, scorer  # one network in memory at a time
@@ -260,19 +260,19 @@ def _describe(checkpoint: dict[str, Any], module: Any, adapter_only: bool) -> di
     }
 
 
-def _source(backbone: Backbone) -> Path:
+def source_folder(backbone: Backbone) -> Path:
     """Folder with the backbone's processor files; of a backbone on the hub those alone are fetched."""
     if Path(backbone.folder()).is_dir():
         return Path(backbone.folder())
     from huggingface_hub import snapshot_download
 
-    patterns = [*_PROCESSOR_FILES, "README.md", *(["*.py"] if backbone.trust_remote_code else [])]
+    patterns = [*PROCESSOR_FILES, "README.md", *(["*.py"] if backbone.trust_remote_code else [])]
     return Path(snapshot_download(backbone.folder(), revision=backbone.revision, allow_patterns=patterns))
 
 
-def _copy_processor(source: Path, folder: Path, code: bool) -> None:
+def copy_processor(source: Path, folder: Path, code: bool) -> None:
     """The files themselves: written anew, a processor without its video half would not load elsewhere."""
-    for pattern in (*_PROCESSOR_FILES, *(["*.py"] if code else [])):
+    for pattern in (*PROCESSOR_FILES, *(["*.py"] if code else [])):
         for path in source.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
