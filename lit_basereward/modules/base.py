@@ -175,6 +175,12 @@ class RewardModule(pl.LightningModule, ABC):
         loss, outputs = self.loss(batch)
         return {"loss": loss * self.trainer.world_size * self.trainer.accumulate_grad_batches, **outputs}
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Positions are computed while the batch is on the CPU."""
+        if self.model is not None and batch.layout.shared:
+            batch.inputs = self.model.with_positions(batch.inputs, batch.layout)
+        return batch
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Without waiting for the steps before, from the loader's page-locked memory: stock waits at every tensor."""
         return batch.to(device, non_blocking=device.type == "cuda")

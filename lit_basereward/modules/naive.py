@@ -89,13 +89,6 @@ class NaiveRM(RewardModule):
         """Prompt as prefix, each response as one branch."""
         return Collator(self.backbone.processor(), **self._collation(training))
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Positions are computed while the batch is on the CPU."""
-        assert self.model is not None
-        if batch.layout.shared:
-            batch.inputs = self.model.with_positions(batch.inputs, batch.layout)
-        return batch
-
     def score(self, batch: Batch) -> Tensor:
         """Rewards [N] of all responses, float32, in log-odds units."""
         assert self.model is not None, "call configure_model() first"

@@ -149,7 +149,9 @@ def extend(
     extended = {key: longer(inputs[key], kind) for key, kind in kinds.items() if key in inputs}
     lengths = [len(span) + len(more) for span, more in zip(own, new, strict=True)]
     placed = Layout.shared_prefix(prefixes, lengths, row) if layout.shared else Layout.padded(lengths)
-    return inputs | extended, placed.to(ids.device)
+    placed.image_entries = layout.image_entries
+    others = {key: value for key, value in inputs.items() if key != "position_ids"}  # of the shorter branches
+    return others | extended, placed.to(ids.device)
 
 
 # ------------------------------------------------------------------------------------------------------ prefill
@@ -173,6 +175,8 @@ class _Prefilled:
 def _prefill(model: LanguageRewardModel, inputs: dict[str, Tensor], layout: Layout) -> _Prefilled:
     from transformers import DynamicCache
 
+    if layout.shared and "position_ids" not in inputs:
+        inputs = model.with_positions(inputs, layout)
     cache = DynamicCache()  # without a config it keeps all of a sliding layer too, which its mask then cuts
     model.states(inputs, layout, cache)
     filled: list[Any] = cache.layers
@@ -207,7 +211,7 @@ def _positions(model: LanguageRewardModel, inputs: dict[str, Tensor], layout: La
     ids, types = inputs["input_ids"], inputs.get("mm_token_type_ids")
     grids = {key: value for key, value in inputs.items() if key in ("image_grid_thw", "video_grid_thw")}
     if layout.shared:
-        positions = model.positions(ids, types, grids, inputs.get("image_index"), layout)
+        positions = inputs["position_ids"]
     elif grids and hasattr(model.base, "get_rope_index"):
         mask = inputs["attention_mask"]
         positions, _ = model.base.get_rope_index(ids, mm_token_type_ids=types, attention_mask=mask, **grids)

@@ -71,6 +71,8 @@ class LanguageRewardModel(RewardModel):
         states, unused = self.states(inputs, layout)
         read = self.head(states[layout.pooled]) + unused
         if targets is None:
+            if torch.is_grad_enabled() and self.lm_head.weight.requires_grad:  # other ranks may have targets
+                read = read + 0.0 * self.lm_head(states[:1]).float().sum()
             return read, read.new_zeros(0)
         losses = chunked_cross_entropy(states[targets.position], self.lm_head.weight, targets.token)  # type: ignore[arg-type]
         return read, losses
