@@ -156,14 +156,20 @@ class CriticRM(NaiveRM):
         model = cast(LanguageRewardModel, self.model)
         written = self.writer.write(model, batch.inputs, batch.layout, self.num_critiques)
         turns = self.writer.turns(written)
-        rewards = []
-        for n in range(self.num_critiques):
-            inputs, layout = extend(batch.inputs, batch.layout, [some[n] for some in turns])
-            rewards.append(model(inputs, layout)[0])
+        rewards = self._read(model, batch, turns)
         self.cost.forwards += len(batch.row) * (1 + self.num_critiques)
         self.cost.generated_tokens += sum(len(ids) for some in written.tokens for ids in some)
         self.evidence = _by_row(batch, self.writer.texts(written), written.finished)
-        return torch.stack(rewards).mean(0)
+        return rewards.mean(1)
+
+    def _read(self, model: LanguageRewardModel, batch: CriticBatch, turns: list[list[list[int]]]) -> Tensor:
+        """Rewards [N, num_critiques] behind the critiques of each response, given as token ids."""
+        samples = range(self.num_critiques)
+        if batch.layout.shared:
+            flat, branch = [turn for some in turns for turn in some], [b for b in range(len(turns)) for _ in samples]
+            return model(*extend(batch.inputs, batch.layout, flat, branch))[0].unflatten(0, (-1, self.num_critiques))
+        longer = [extend(batch.inputs, batch.layout, [some[n] for some in turns]) for n in samples]
+        return torch.stack([model(inputs, layout)[0] for inputs, layout in longer], dim=1)
 
 
 def _by_row(batch: Batch, texts: Sequence[Sequence[str]], finished: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:

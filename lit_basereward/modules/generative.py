@@ -187,7 +187,7 @@ class GenerativeRM(RewardModule):
 
     def _rounds(self, batch: JudgeBatch) -> list[int]:
         """Votes per order to cast at a time: before more than half are cast nothing is decided, then one by one."""
-        if not self.stop_when_decided or not batch.layout.shared:
+        if not self.stop_when_decided or not batch.layout.shared or self.sharded:  # ranks write together
             return [self.num_votes]
         least = self.num_votes // 2 + 1
         return [least] + [1] * (self.num_votes - least)

@@ -91,6 +91,8 @@ def test_greedy_text_equals_one_by_one(backbone_folder, tmp_path, family, layout
     whole = generate(model, batch.inputs, batch.layout, **FOREVER)
     assert only_samples(whole) == expected
     assert whole.finished == [[False]] * 11
+    if layout == "shared":
+        batch.inputs = model.with_positions(batch.inputs, batch.layout)  # as in training
     chunked = generate(model, batch.inputs, batch.layout, **FOREVER, decode_tokens=150)
     assert only_samples(chunked) == expected
 
@@ -145,6 +147,8 @@ def test_extended_branches_score_as_laid_out_from_the_start(backbone_folder, fam
         torch.testing.assert_close(longer, torch.cat(expected), rtol=0, atol=1e-6)
         assert longer.std() > 0.1
         if layout == "shared":
+            placed = model.with_positions(batch.inputs, batch.layout)  # as in training; they are of the old tokens
+            torch.testing.assert_close(model(*extend(placed, batch.layout, tokens))[0], longer, rtol=0, atol=1e-9)
             some = [8, 1, 1]
             chosen = model(*extend(batch.inputs, batch.layout, [tokens[8], tokens[1], []], branch=some))[0]
             own = model(batch.inputs, batch.layout)[0]
