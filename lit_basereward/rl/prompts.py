@@ -40,7 +40,9 @@ class Prompts:
         self.tokenizer: Any = self.chat.tokenizer
         self.tokenizer.padding_side = "left"  # TRL pads prompts so, and image positions must lie beside their tokens
         self.sees = self.chat.image_token is not None
-        _unsealing(self.tokenizer, self.chat)
+        _unseal_in(self.tokenizer, self.chat)
+        if self.sees:
+            _allow_no_images(self.processor)
 
     def turns(self, sample: Sample) -> list[dict[str, Any]]:
         """Chat turns as chat templates take them, texts sealed: parts, or strings for a text-only model."""
@@ -99,7 +101,7 @@ def unsealed_ids(text: str, chat: ChatEncoder) -> list[int]:
     return ids
 
 
-def _unsealing(tokenizer: Any, chat: ChatEncoder) -> None:
+def _unseal_in(tokenizer: Any, chat: ChatEncoder) -> None:
     """Have ``tokenizer(...)`` unseal, in place. Its class keeps its name, which is written to its files."""
     cls = type(tokenizer)
 
@@ -119,3 +121,18 @@ def _unsealing(tokenizer: Any, chat: ChatEncoder) -> None:
         )
 
     tokenizer.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__call__": call})
+
+
+def _allow_no_images(processor: Any) -> None:
+    """Have ``processor(images=[[picture], None])`` take None for no images, in place.
+
+    TRL 1.16 calls it so for a batch of which only some prompts have images, and transformers refuses that.
+    """
+    cls = type(processor)
+
+    def call(self: Any, images: Any = None, *args: Any, **options: Any) -> Any:
+        if isinstance(images, list):
+            images = [[] if each is None else each for each in images]
+        return cls.__call__(self, images, *args, **options)
+
+    processor.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__call__": call})

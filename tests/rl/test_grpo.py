@@ -101,12 +101,21 @@ def test_progress_writes_trls_logs_under_our_names(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+class SaysFirst(JudgeReward):
+    """1 for the verdict that the first response is better, right or wrong."""
+
+    def __call__(self, completions: list[str], samples: list[Sample]) -> dict[str, list[float]]:
+        parts = super().__call__(completions, samples)
+        return {**parts, "reward": parts["says_first"]}
+
+
 @pytest.mark.slow
 def test_a_judge_learns(tmp_path, capsys, monkeypatch):
     """Warm start, GRPO on rows with and without images, and the policy as the backbone of a GenerativeRM.
 
-    The warm start is stopped while the form is half learnt, so that some steps of GRPO raise the reward by more than
-    chance: a held-out mean of 64 rewards between 0 and 2 has a standard error below 0.13.
+    Rewarded for one verdict whatever the pair, which takes no seeing, a judge says it more often after some steps: 64
+    held-out verdicts of a coin have a standard error of 0.06, and 0.25 is four of them. (That the reward for being
+    right rises takes minutes: configs/rl/judge_demo.yaml.)
     """
     from lit_basereward.demo import Digits, Sums
     from lit_basereward.demo.backbone import TinyQwen2_5VL
@@ -121,7 +130,7 @@ def test_a_judge_learns(tmp_path, capsys, monkeypatch):
     policy = grpo(
         start,
         task(160, "train"),
-        [JudgeReward()],
+        [SaysFirst()],
         str(tmp_path / "run"),
         held_out=task(80, "val", "both", limit=32),
         settings={
