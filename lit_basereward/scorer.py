@@ -50,8 +50,13 @@ class Scorer:
         """``sigmoid((r - offset) / T)`` of rewards, by the calibration that is stored with the model.
 
         Raises:
-            ValueError: if there is none, or it has no offset.
+            ValueError: if there is none, or rewards mean something beside others of their row only.
         """
+        if not self.module.comparable_across_rows:
+            raise ValueError(
+                "rewards of this model are comparable inside a row only, so a single one has no probability; that of "
+                "one response over another is sigmoid(r[0] - r[1]), or calibration.pair_probability(r[0] - r[1])"
+            )
         if self.calibration is None:
             raise ValueError(
                 "this model has no calibration: fit one on held-out rows with `python -m lit_basereward calibrate`"
@@ -65,7 +70,7 @@ class Scorer:
 
         Args:
             prompt: a question, or chat messages in Hugging Face's format that end in a user turn.
-            responses: K >= 1 candidate answers.
+            responses: K >= 1 candidate answers; of a judge, which compares, K >= 2.
             images: one per image part of the prompt, in order (a path, encoded bytes, or a PIL image); where the
                 prompt has no image part they stand before its text. An image part may also carry its own.
 
@@ -88,7 +93,7 @@ class Scorer:
         turns = prompt if isinstance(prompt, str) else [_encode_images(turn) for turn in prompt]
         where = "the prompt to score"
         # Paths are the caller's own, so they may lie anywhere.
-        messages, refs = read_prompt(turns, [_encode(image) for image in images], where, root=None)
+        messages, refs = read_prompt(turns, [encode_image(image) for image in images], where, root=None)
         return Preference("", messages, tuple(responses), images=refs, where=where)
 
     def score_rows(self, rows: Sequence[Preference]) -> list[Tensor]:
@@ -231,7 +236,7 @@ def _import(class_path: str) -> type:
     return getattr(importlib.import_module(package), name)
 
 
-def _encode(image: Any) -> Any:
+def encode_image(image: Any) -> Any:
     """A PIL image as PNG bytes, a Path as string; all else as it is."""
     if isinstance(image, Path):
         return str(image)
@@ -246,4 +251,4 @@ def _encode_images(turn: dict[str, Any]) -> dict[str, Any]:
     """A chat turn whose image parts carry encoded images."""
     if not isinstance(turn.get("content"), list):
         return turn
-    return {**turn, "content": [{key: _encode(value) for key, value in part.items()} for part in turn["content"]]}
+    return {**turn, "content": [{key: encode_image(value) for key, value in part.items()} for part in turn["content"]]}

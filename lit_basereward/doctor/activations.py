@@ -26,7 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_basereward.data.batch import Batch
+from lit_basereward.losses.language import CHUNK_LOGITS
 from lit_basereward.nn.backbone import part_of
+from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.layout import Layout, Movable
 from lit_basereward.nn.reward_model import RewardModel
 
@@ -44,6 +46,7 @@ class Sizes:
         queries: tokens gathered as queries of attention, padding included.
         keys: the same as keys.
         mask: elements of the attention masks.
+        targets: tokens that a text is learnt from.
     """
 
     language: int
@@ -54,6 +57,7 @@ class Sizes:
     queries: int
     keys: int
     mask: int
+    targets: int = 0
 
     @classmethod
     def of(cls, batch: Batch, config: Any, varlen: bool) -> Sizes:
@@ -76,6 +80,7 @@ class Sizes:
             queries=queries,
             keys=keys,
             mask=mask,
+            targets=0 if getattr(batch, "targets", None) is None else len(batch.targets.token),  # type: ignore[attr-defined]
         )
 
 
@@ -112,12 +117,14 @@ class Activations:
         recomputed: of the block that is computed again in the backward pass; 0 without checkpointing.
         weight_copies: weights in bfloat16 under autocast, kept for the backward pass.
         cached_copies: the same in checkpointed blocks, which autocast caches until the forward pass ends.
+        logits: of a language head, of one chunk of tokens at a time.
     """
 
     kept: float
     recomputed: float
     weight_copies: float
     cached_copies: float
+    logits: float = 0.0
 
     @property
     def saved(self) -> float:
@@ -127,7 +134,7 @@ class Activations:
     @property
     def peak(self) -> float:
         """The most that is held at once."""
-        return self.saved + max(self.recomputed, self.cached_copies)
+        return self.saved + max(self.recomputed, self.cached_copies, self.logits)
 
 
 def estimate(model: RewardModel, sizes: Sizes, mixed: bool) -> Activations:
@@ -165,7 +172,13 @@ def estimate(model: RewardModel, sizes: Sizes, mixed: bool) -> Activations:
                     kept, copies = kept + whole, copies + 2 * mixed * sum(w.numel() for w in cast)
     kept += 4 * flows * sum(p.shape[-1] for p in _norms_outside(model.base)) * 2 * sizes.language
     kept += 4 * sizes.responses * sum(sum(p.shape) for p in model.head.parameters() if p.ndim == 2)
-    return Activations(kept, recomputed, copies, cached)
+    logits = 0.0
+    if isinstance(model, LanguageRewardModel) and sizes.targets:
+        vocabulary, hidden = model.lm_head.weight.shape  # type: ignore[misc]
+        kept += flows * low * sizes.targets * hidden
+        chunk = min(sizes.targets, max(1, CHUNK_LOGITS // vocabulary)) * vocabulary
+        logits = (4 + low) * chunk + 2 * mixed * vocabulary * hidden  # float32, their gradient, and the cast weight
+    return Activations(kept, recomputed, copies, cached, logits)
 
 
 def _blocks(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

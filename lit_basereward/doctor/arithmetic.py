@@ -155,6 +155,7 @@ def table(costs_: Costs, rows: int, tflops: float) -> list[str]:
         ("optimizer state", c.optimizer_state, f"{c.optimizer}, exact"),
         ("activations", c.activations.saved, f"estimate{counted}"),
         ("recomputed block", c.activations.recomputed, "estimate, in the backward pass"),
+        ("a chunk of logits", c.activations.logits, "estimate, of the language head"),
         ("cached bf16 weights", c.activations.cached_copies, "estimate, until the forward pass ends"),
         ("at most, together", c.peak, "without the framework's own"),
     ]

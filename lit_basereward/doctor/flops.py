@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lit_basereward.doctor.activations import Sizes
 from lit_basereward.doctor.memory import elements
 from lit_basereward.nn.backbone import part_of
+from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.reward_model import RewardModel
 
 
@@ -29,19 +30,28 @@ def formula(model: RewardModel, sizes: Sizes) -> float:
         flows |= any(p.requires_grad for p in named)
         weights = [p for p in named if p.ndim > 1 and id(p) not in embeddings]
         total += tokens * sum((2 + 2 * flows + 2 * p.requires_grad) * elements(p) for p in weights)
+    if isinstance(model, LanguageRewardModel):
+        weight: Any = model.lm_head.weight
+        total += sizes.targets * (2 + 2 * flows + 2 * weight.requires_grad) * weight.numel()
     return total + 6.0 * sizes.responses * sum(p.numel() for p in model.head.parameters() if p.ndim > 1)
 
 
 def counter() -> FlopCounterMode:
-    """PyTorch's counter, which does not know the CPU's attention kernel: counted as it counts the GPU's."""
+    """PyTorch's counter, with what it does not know: the CPU's attention kernel, counted as it counts the GPU's, and
+    products that are added in place."""
     aten: Any = torch.ops.aten
     return FlopCounterMode(
         display=False,
         custom_mapping={
             aten._scaled_dot_product_flash_attention_for_cpu: _attention,
             aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+            aten.addmm_: _added_product,  # of the language head's gradient
         },
     )
+
+
+def _added_product(total: Any, one: Any, two: Any, *_: Any, out_shape: Any = None, **__: Any) -> float:
+    return 2.0 * one[0] * one[1] * two[1]
 
 
 def _scores(query: Any, key: Any, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lit_basereward.data.batch import Batch, StepCounts
 from lit_basereward.data.types import Preference
+from lit_basereward.data.verdict import judgement_fault
 from lit_basereward.doctor.check import Check, at_least, at_most, skipped
 from lit_basereward.doctor.subject import Subject
 from lit_basereward.modules.base import RewardModule
@@ -40,7 +42,7 @@ def float32(subject: Subject) -> Iterator[Check]:
         with torch.autocast(device.type, torch.bfloat16):
             mixed = model.head(states)
     value = (plain - mixed).abs().max() / plain.abs().max().clamp(min=1e-9)
-    value = value if mixed.dtype == torch.float32 and stored == {torch.float32} else torch.tensor(float("nan"))
+    value = value if mixed.dtype == torch.float32 and stored <= {torch.float32} else torch.tensor(float("nan"))
     yield at_most("precision", "the head is float32 under autocast", value.item(), 1e-6)
 
 
@@ -60,7 +62,15 @@ def training_batch(module: RewardModule, rows: Sequence[Preference], device: tor
 
 
 def _rated(row: Preference) -> Preference:
-    return row if row.comparisons() else replace(row, ratings=tuple(float(k) for k in range(len(row.responses))))
+    """With ratings that differ, and a judgement that agrees with them."""
+    if not row.comparisons():
+        row = replace(row, ratings=tuple(float(k) for k in range(len(row.responses))))
+    if not judgement_fault(row):
+        return row
+    if row.ratings[0] == row.ratings[1] or any(math.isnan(rating) for rating in row.ratings[:2]):
+        row = replace(row, ratings=(1.0, 0.0, *row.ratings[2:]))
+    better = 1 if row.ratings[0] > row.ratings[1] else 2
+    return replace(row, judgement=f"<think>It is {better}.</think><answer>{better}</answer>")
 
 
 def gradients(subject: Subject) -> Iterator[Check]:
@@ -100,6 +110,8 @@ def gradients(subject: Subject) -> Iterator[Check]:
         note = f"{len(layers)} layers" + (f"; not reached: {', '.join(missed[:3])}" if missed else "")
         if part == "vision" and not subject.image_rows:
             yield skipped(FAMILY, f"{part}: layers without a gradient", "no row has an image")
+        elif part == "lm_head" and getattr(batch, "targets", None) is None:
+            yield skipped(FAMILY, f"{part}: layers without a gradient", "no row has critiques of all its responses")
         else:
             yield at_most(FAMILY, f"{part}: layers without a gradient", len(needed), 0, note)
 
@@ -110,8 +122,9 @@ def _norm(gradient: Tensor | None) -> float:
 
 def _part(name: str) -> str:
     """Part of a parameter of a reward module."""
-    if ".head." in f".{name}":
-        return "head"
+    for part in ("head", "lm_head"):
+        if f".{part}." in f".{name}":
+            return part
     return part_of(name.removeprefix("model.").removeprefix("base."))
 
 

@@ -49,11 +49,12 @@ def _padding(subject: Subject, together: list[Tensor]) -> Check:
     name = "beside a much longer response (padding)"
     longest = max((r for row in subject.rows for r in row.responses), key=len)
     row = subject.rows[0]
-    room = subject.collator.max_length - subject.alone(row, 0).layout.num_tokens
+    room = subject.collator.max_length - max(each["input_ids"].shape[1] for each in subject.branches(row))
     text = " ".join([longest] * 4)
     if len(subject.collator.chat.text(text)) > room:
         return skipped(FAMILY, name, f"backbone.max_length {subject.collator.max_length} has no room for one")
-    one = replace(row, responses=(text,), ratings=(), critiques=(), finished=(), judgement="")
+    responses = (text, row.responses[0]) if subject.judges else (text,)
+    one = replace(row, responses=responses, ratings=(), critiques=(), finished=(), judgement="")
     layout: LayoutName = subject.collator.layout
     beside = [subject.rewards([*subject.rows, one], each)[:-1] for each in {layout, "padded"}]
     return at_most(FAMILY, name, max(difference(each, together) for each in beside), subject.tolerance)
@@ -68,8 +69,18 @@ def _reference(subject: Subject, together: list[Tensor]) -> Check:
     rewards = []
     with torch.inference_mode(), subject.computing():
         for row in subject.rows:
-            batches = [subject.alone(row, k) for k in range(len(row.responses))]
-            states = [model.base(**batch.inputs, use_cache=False).last_hidden_state[0, -1] for batch in batches]
-            rewards.append(model.head(torch.stack(states)).cpu())
+            branches = subject.branches(row)
+            states = [model.base(**inputs, use_cache=False).last_hidden_state[0, -1] for inputs in branches]
+            read = model.head(torch.stack(states)).cpu()
+            rewards.append(_judged(subject, row, read) if subject.judges else read)
     value = difference(together, rewards)
     return at_most(FAMILY, name, value if math.isfinite(value) else math.inf, subject.tolerance)
+
+
+def _judged(subject: Subject, row: Preference, log_odds: Tensor) -> Tensor:
+    """Scores of a row by their definition, ``1/K sum_j (l_ij - l_ji) / 2``; responses of the same text are equal."""
+    odds = dict(zip(subject.orders(row), log_odds.tolist(), strict=True))
+    same = [row.responses.index(response) for response in row.responses]
+    return torch.tensor(
+        [sum(odds.get((i, j), 0.0) - odds.get((j, i), 0.0) for j in same) / 2 / len(same) for i in same]
+    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.nn.backbone import part_of
+from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.reward_model import RewardModel
 
 MAX_REAL = 2**22
@@ -26,7 +27,7 @@ class Stored:
     """Weights of one part that are stored alike.
 
     Args:
-        part: ``vision``, ``projector``, ``language`` or ``head``.
+        part: ``vision``, ``projector``, ``language``, ``head``, or ``lm_head`` where it is not tied to the embeddings.
         dtype: such as ``float32``.
         parameters: how many.
         bytes: of them.
@@ -53,7 +54,9 @@ def stored(model: RewardModel, four_bit: bool = False) -> list[Stored]:
     planned = {id(m.weight) for m in linears} if four_bit else set()
     groups: dict[tuple[str, str], list[Stored]] = {}
     named = [(part_of(name), p) for name, p in model.base.named_parameters()]
-    for part, p in [*named, *(("head", p) for p in model.head.parameters())]:
+    tied = {id(p) for p in model.base.parameters()}
+    language_head = [("lm_head", p) for p in _language_head(model) if id(p) not in tied]
+    for part, p in [*named, *language_head, *(("head", p) for p in model.head.parameters())]:
         number = elements(p)
         packed = number != p.numel() or id(p) in planned
         dtype = "nf4" if packed else str(p.dtype).removeprefix("torch.")
@@ -64,6 +67,10 @@ def stored(model: RewardModel, four_bit: bool = False) -> list[Stored]:
         Stored(part, dtype, *(sum(getattr(one, key) for one in ones) for key in ("parameters", "bytes", "trainable")))
         for (part, dtype), ones in groups.items()
     ]
+
+
+def _language_head(model: RewardModel) -> list[nn.Parameter]:
+    return list(model.lm_head.parameters()) if isinstance(model, LanguageRewardModel) else []
 
 
 def elements(weight: Tensor) -> int:

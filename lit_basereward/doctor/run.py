@@ -23,8 +23,9 @@ from lit_basereward.doctor.subject import Subject, reads_images, row_sets
 from lit_basereward.doctor.tokens import tokens
 from lit_basereward.doctor.vision import images, positions
 from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.modules.naive import NaiveRM
-from lit_basereward.nn.reward_model import SHARED_LAYOUT, RewardModel
+from lit_basereward.nn.reward_model import SHARED_LAYOUT
 from lit_basereward.scorer import Scorer, load, load_checkpoint, restore
 
 SCHEMA = 1
@@ -178,14 +179,15 @@ def planned(module: RewardModule, given: Sequence[Preference], rows: int, precis
     Raises:
         ValueError: for a module with more than a backbone and a head.
     """
-    if not isinstance(module, NaiveRM):
+    if not isinstance(module, NaiveRM | GenerativeRM):
         raise ValueError(
             f"{type(module).__name__} has more than a backbone and a head, which are not planned from a config; "
             "set --checks true to build it"
         )
     with torch.device("meta"):
-        base = replace(module.backbone, init="random", quantize=None).load(weights=False)
-        module.model = RewardModel(base, module.head(base.config.get_text_config().hidden_size))
+        recipe, module.backbone = module.backbone, replace(module.backbone, init="random", quantize=None)
+        model = module.model = module.network(weights=False)
+        base, module.backbone = model.base, recipe
     if base.config.model_type not in SHARED_LAYOUT:
         module.layout = "padded"  # what it would be found to need is only known once it is built
     chosen, with_images, told = row_sets(given, rows, reads_images(base.config))
@@ -193,7 +195,7 @@ def planned(module: RewardModule, given: Sequence[Preference], rows: int, precis
     compared = [row for row in [*chosen, *(r for r in with_images if r not in chosen)] if len(row.responses) > 1]
     batch = training_batch(module, compared, torch.device("cpu"))
     mixed = precision.startswith(("bf16", "16"))
-    return costs(module, module.model, batch, precision, varlen=mixed)
+    return costs(module, model, batch, precision, varlen=mixed)
 
 
 def examined(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lit_basereward.doctor.check import Check, at_most, skipped
-from lit_basereward.doctor.subject import Subject, difference
+from lit_basereward.doctor.subject import Subject, difference, reading
 from lit_basereward.scorer import load, load_checkpoint
 from lit_basereward.serving.folder import RECIPE
 
@@ -25,7 +25,7 @@ def saving(subject: Subject) -> Iterator[Check]:
     rewards = subject.rewards(subject.rows)
     with tempfile.TemporaryDirectory() as folder:
         path, allow = _save(subject, Path(folder))
-        other = load(path, device=subject.scorer.device, allow=allow)
+        other = reading(load(path, device=subject.scorer.device, allow=allow))
         yield at_most(
             FAMILY, "saved and loaded: same rewards", difference(other.score_rows(subject.rows), rewards), 1e-6
         )
@@ -67,16 +67,17 @@ def packages(value: Any) -> set[str]:
 
 
 def _exported(subject: Subject, path: Path, folder: Path, allow: list[str]) -> Check:
-    from lit_basereward.serving.export import TOLERANCE, export, lost, to_float32
+    from lit_basereward.serving.export import export, to_float32
+    from lit_basereward.serving.read_back import TOLERANCE, lost
 
     backbone, device = subject.module.backbone, subject.scorer.device
     name = "adapters merged and exported: same rewards" if backbone.lora else "exported: same rewards"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         target = export(str(path), str(folder / "export"), allow=allow)
-    exported = torch.cat(load(target, device=device, allow=allow).score_rows(subject.rows))
+    exported = torch.cat(reading(load(target, device=device, allow=allow)).score_rows(subject.rows))
     here, note = torch.cat(subject.rewards(subject.rows)), ""
     if backbone.dtype != "float32":  # an export computes in float32, so what it was made from does here too
-        whole = load(path, device=device, allow=allow)
+        whole = reading(load(path, device=device, allow=allow))
         moved = lost(exported, here)
         to_float32(whole.module)
         here, note = torch.cat(whole.score_rows(subject.rows)), f"both in float32; from those in bfloat16 {moved:.2g}"

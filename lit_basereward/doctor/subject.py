@@ -13,8 +13,11 @@ from torch import Tensor
 
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import Collator
+from lit_basereward.data.judge import JudgeCollator
 from lit_basereward.data.types import ImagePart, Message, Preference
 from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.critic import CriticRM
+from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.nn.reward_model import RewardModel
 from lit_basereward.scorer import Scorer
 from lit_basereward.testing import random_image
@@ -42,6 +45,17 @@ class Subject:
     checkpoint: str | None = None
     allow: Sequence[str] = field(default_factory=tuple)
 
+    def __post_init__(self) -> None:
+        reading(self.scorer)
+        if self.judges:  # one response alone is nothing to a judge
+            self.rows = comparable(self.rows) or comparable(made_up_rows(4, bool(self.image_rows)))
+            self.image_rows = comparable(self.image_rows)
+
+    @property
+    def judges(self) -> bool:
+        """True where a branch holds two responses."""
+        return isinstance(self.collator, JudgeCollator)
+
     @property
     def module(self) -> RewardModule:
         """The reward module."""
@@ -62,8 +76,7 @@ class Subject:
     def training_rows(self) -> list[Preference]:
         """Rows with comparisons to make, with images among them for a backbone that reads some."""
         rows = [*self.rows, *(row for row in self.image_rows if row not in self.rows)]
-        compared = [row for row in rows if len(row.responses) > 1]
-        return compared or [row for row in made_up_rows(4, bool(self.image_rows)) if len(row.responses) > 1]
+        return comparable(rows) or comparable(made_up_rows(4, bool(self.image_rows)))
 
     @property
     def tolerance(self) -> float:
@@ -96,6 +109,45 @@ class Subject:
         )  # fmt: skip
         return self.with_layout("padded")([(0, one)]).to(self.scorer.device)
 
+    def branches(self, row: Preference) -> list[dict[str, Tensor]]:
+        """What the backbone reads of each branch of a row alone: a response, or of a judge two of them in one order."""
+        if not self.judges:
+            return [self.alone(row, k).inputs for k in range(len(row.responses))]
+        return [self._order(row, u, v) for u, v in self.orders(row)]
+
+    def orders(self, row: Preference) -> list[tuple[int, int]]:
+        """Of a judge's branches: the response that is shown first, and the second one."""
+        item: Any = self.collator.prepare(0, row)
+        return [(each.first, each.second) for each in item.comparisons]
+
+    def _order(self, row: Preference, u: int, v: int) -> dict[str, Tensor]:
+        """Two responses are two branches, one for each order, of equal images: one of them, cut out of the padding."""
+        pair = replace(row, responses=(row.responses[u], row.responses[v]), ratings=(), critiques=(), finished=())
+        batch = self.with_layout("padded")([(0, pair)]).to(self.scorer.device)
+        b, width = self.orders(pair).index((0, 1)), batch.inputs["input_ids"].shape[1]
+        length = int(batch.inputs["attention_mask"][b].sum())
+        halves = {key: value.chunk(2)[b] for key, value in batch.inputs.items()}
+        return {key: each[:, :length] if each.shape == (1, width) else each for key, each in halves.items()}
+
+
+def reading(scorer: Scorer) -> Scorer:
+    """The same, in place, that writes nothing: what it writes may turn on a rounding, and with it the rewards.
+
+    A critic then reads the rows' critiques, where all responses have one; a judge that thinks first is asked for its
+    verdict at once.
+    """
+    if isinstance(scorer.module, CriticRM) and scorer.module.critique == "generate":
+        scorer.module.critique = "given"
+    if isinstance(scorer.module, GenerativeRM):
+        scorer.module.votes = False
+    scorer.collator = scorer.module.collator(training=False)
+    return scorer
+
+
+def comparable(rows: Sequence[Preference]) -> list[Preference]:
+    """Those with two responses or more."""
+    return [row for row in rows if len(row.responses) > 1]
+
 
 def difference(one: Sequence[Tensor], two: Sequence[Tensor]) -> float:
     """Largest difference of rewards in units of their spread.
@@ -122,6 +174,7 @@ def made_up_rows(number: int, images: bool) -> list[Preference]:
     """Rows of unequal lengths with one to four responses; of three, two have images, of unequal and oblong sizes.
 
     Responses begin with a newline or a space here and there, and some are in other alphabets: where tokenisers err.
+    Every other row has critiques.
 
     Args:
         number: of rows.
@@ -142,7 +195,9 @@ def made_up_rows(number: int, images: bool) -> list[Preference]:
             prompt += [Message("assistant", (words(1, 6),)), Message("user", (words(2, 8),))]
         responses = tuple(oddities[(i + k) % 4] + words(1, 12) + f" {k}" for k in range((2, 4, 3, 1)[i % 4]))
         ratings = tuple(float(r) for r in rng.sample(range(len(responses)), len(responses)))
-        rows.append(Preference(f"made-up-{i}", tuple(prompt), responses, ratings, refs, where=f"made-up row {i}"))
+        critiques = tuple(f"It is {k} times right." for k in range(len(responses))) if i % 2 == 0 else ()
+        row = Preference(f"made-up-{i}", tuple(prompt), responses, ratings, refs, critiques, where=f"made-up row {i}")
+        rows.append(row)
     return rows
 
 

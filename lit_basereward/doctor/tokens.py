@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_basereward.data.critic import CriticCollator
 from lit_basereward.data.images import open_image
+from lit_basereward.data.templates import question_text
 from lit_basereward.data.types import ImagePart, Message, Preference
 from lit_basereward.doctor.check import Check, at_most, skipped
 from lit_basereward.doctor.subject import Subject
@@ -23,6 +25,12 @@ FAMILY = "tokens"
 
 def tokens(subject: Subject) -> Iterator[Check]:
     """Strings against strings, token ids against the tokenizer, states against states."""
+    if subject.judges:
+        yield skipped(
+            FAMILY, "read as the template renders them", "a judge's branch is no conversation of one response"
+        )
+        yield _text_stays_text(subject)
+        return
     rows, tokenizer = subject.rows, subject.collator.chat.tokenizer
     wrong = [
         row.id
@@ -41,13 +49,23 @@ def tokens(subject: Subject) -> Iterator[Check]:
 def end_of_turn(subject: Subject, row: Preference) -> int:
     """The token that ends an answer to this prompt: the first special one that the template writes behind it."""
     tokenizer = subject.collator.chat.tokenizer
-    behind = _rendered(subject, row, "\ue000").rpartition("\ue000")[2]
+    behind = _rendered(subject, row.prompt, "\ue000").rpartition("\ue000")[2]
     special = set(tokenizer.all_special_ids)
     ids = [i for i in tokenizer.encode(behind, add_special_tokens=False) if i in special]
     return ids[0] if ids else tokenizer.eos_token_id
 
 
-def _rendered(subject: Subject, row: Preference, response: str) -> str:
+def _conversation(subject: Subject, row: Preference, k: int) -> tuple[Sequence[Message], str]:
+    """Turns, and the model's last one: a response to the prompt, or a critique in answer to a critic's instructions."""
+    collator = subject.collator
+    reads_critiques = isinstance(collator, CriticCollator) and collator.critique == "given"
+    if not (reads_critiques and len(row.critiques) == len(row.responses) and all(map(str.strip, row.critiques))):
+        return row.prompt, row.responses[k]
+    asked = collator.template.fill(question=question_text(row.prompt), response=row.responses[k])  # type: ignore[attr-defined]
+    return [Message("user", (*(ImagePart() for _ in row.images), asked))], row.critiques[k]
+
+
+def _rendered(subject: Subject, prompt: Sequence[Message], response: str) -> str:
     """The conversation as its template renders it, image places not expanded."""
     reads_images = subject.collator.chat.image_token is not None
 
@@ -56,9 +74,9 @@ def _rendered(subject: Subject, row: Preference, response: str) -> str:
             return "".join(part for part in parts if isinstance(part, str))
         return [{"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p} for p in parts]
 
-    turns = [*row.prompt, Message("assistant", (response,))]
+    turns = [*prompt, Message("assistant", (response,))]
     system = subject.collator.system_prompt
-    if system is not None and row.prompt[0].role != "system":
+    if system is not None and prompt[0].role != "system":
         turns.insert(0, Message("system", (system,)))
     messages = [{"role": turn.role, "content": content(turn.content)} for turn in turns]
     return subject.collator.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
@@ -66,7 +84,7 @@ def _rendered(subject: Subject, row: Preference, response: str) -> str:
 
 def _rendering(subject: Subject, row: Preference, k: int) -> str:
     """The same with what the processor makes of the image places, as a string."""
-    text, processor = _rendered(subject, row, row.responses[k]), subject.collator.processor
+    text, processor = _rendered(subject, *_conversation(subject, row, k)), subject.collator.processor
     tokenizer = subject.collator.chat.tokenizer
     options = {"add_special_tokens": False, "return_tensors": "pt"}
     if row.images:
@@ -141,12 +159,12 @@ def _text_stays_text(subject: Subject) -> Check:
     written = " ".join(special)
 
     def structure(text: str) -> Counter[int]:
-        row = Preference("special", (Message("user", (text,)),), (text,))
-        ids = _ids(subject, replace(row, where="a row with special tokens in its texts"), 0)
-        return Counter(i for i in ids if i in set(special.values()))
+        row = Preference("special", (Message("user", (text,)),), (text, f"{text} 2"), critiques=(text, text))
+        item = subject.collator.prepare(0, replace(row, where="a row with special tokens in its texts"))
+        return Counter(i for ids in (item.prefix, *item.branches) for i in ids if i in set(special.values()))
 
     name = "special tokens in a text stay text (extra ids)"
-    if len(chat.text(written)) * 3 > subject.collator.max_length:
+    if len(chat.text(written)) * 4 > subject.collator.max_length:
         return skipped(FAMILY, name, f"backbone.max_length {subject.collator.max_length} has no room for them all")
     extra = structure(written) - structure("text")
     return at_most(FAMILY, name, extra.total(), 0, f"{len(special)} special tokens tried")

@@ -140,10 +140,10 @@ def positions(subject: Subject) -> Iterator[Check]:
         raise ValueError(f"the language model ran {len(seen)} times for one batch")
     given = _by_response(batch, None if seen[0] is None else seen[0].cpu())
     wrong = total = 0
-    expected = [_expected(model.base, subject.alone(row, k)) for row in rows for k in range(len(row.responses))]
+    expected = [_expected(model.base, inputs) for row in rows for inputs in subject.branches(row)]
     for one, two in zip(given, expected, strict=True):
         if one.shape[-1] != two.shape[-1]:
-            raise ValueError(f"a response has {one.shape[-1]} tokens in its batch, {two.shape[-1]} alone")
+            raise ValueError(f"a branch has {one.shape[-1]} tokens in its batch, {two.shape[-1]} alone")
         total += two.shape[-1]
         wrong += int((one != two).any(0).sum())
     kind = "multimodal (3-D)" if hasattr(model.base, "get_rope_index") else "1-D"
@@ -172,9 +172,8 @@ def _by_response(batch: Batch, positions: Tensor | None) -> list[Tensor]:
     ]
 
 
-def _expected(base: Any, batch: Batch) -> Tensor:
+def _expected(base: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Positions of one whole sequence, [3, tokens] or [1, tokens]."""
-    inputs = batch.inputs
     length = inputs["input_ids"].shape[1]
     grids = {key: value for key, value in inputs.items() if key.endswith("grid_thw")}
     if not hasattr(base, "get_rope_index") or not grids:

@@ -103,6 +103,7 @@ class GenerativeRM(RewardModule):
             warnings.simplefilter("ignore")
             self.save_hyperparameters(ignore=["optimizer", "schedule"])
         self.style, self.verdicts, self.pair_weighting = style, verdicts, pair_weighting
+        self.votes = style == "reasoning"
         self.num_votes, self.temperature, self.stop_when_decided = num_votes, temperature, stop_when_decided
         self.max_new_tokens, self.stop = max_new_tokens, stop
         self.template = Template(template or style, JUDGE_FIELDS)
@@ -158,7 +159,7 @@ class GenerativeRM(RewardModule):
         """Scores [N], float32; a row's scores add up to 0."""
         assert isinstance(batch, JudgeBatch) and self.model is not None
         self.cost.forwards += len(batch.first)
-        if self.style == "reasoning":
+        if self.votes:
             return scores(self._vote(batch), batch)
         log_odds, _ = self.model(batch.inputs, batch.layout)
         self.evidence = _by_row(batch, "log_odds", [[value] for value in log_odds.tolist()])
@@ -170,7 +171,8 @@ class GenerativeRM(RewardModule):
         votes = torch.zeros(len(batch.first), 3)  # for the first, for the second, unparsed
         texts: list[list[str]] = [[] for _ in batch.first]
         for rounds in self._rounds(batch):
-            open_branches = self._undecided(batch, votes)
+            # also where nothing is to be compared: sharded weights are gathered by all devices alike
+            open_branches = list(range(len(votes))) if self.sharded else self._undecided(batch, votes)
             if not open_branches:
                 break
             inputs, layout = batch.inputs, batch.layout

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_basereward.checkpoint import check_weights, is_sharded, read_checkpoint
 from lit_basereward.nn.heads import MLPHead
+from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.lora import beneath_adapters, has_adapters, is_quantized
 from lit_basereward.nn.reward_model import RewardModel
 
@@ -70,7 +72,7 @@ def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if (folder / _OUR_HEAD).is_file():
-        return _base(folder) | load_file(folder / _OUR_HEAD)
+        return _backbone(model, folder) | load_file(folder / _OUR_HEAD)
     found: dict[str, Tensor] = {}  # head weights alone; transformers reads the rest
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -90,14 +92,17 @@ def _foreign(model: RewardModel, folder: Path) -> dict[str, Tensor]:
     if any(found[key].abs().max() > 0 for key in _FOREIGN_BIASES if key in found):
         # A bias shifts all rewards alike: no comparison changes, so it can be left out.
         print(f"init_from: the bias of {heads[0].removesuffix('.weight')} is left out, as it cancels in comparisons")
-    return _base(folder) | {"head.layers.0.weight": found[heads[0]].float()}
+    return _backbone(model, folder) | {"head.layers.0.weight": found[heads[0]].float()}
 
 
-def _base(folder: Path) -> dict[str, Tensor]:
+def _backbone(model: RewardModel, folder: Path) -> dict[str, Tensor]:
+    """Base model, and language head where ``model`` has one, under our names."""
     from transformers import AutoModel
 
+    writes = isinstance(model, LanguageRewardModel)
+    cls: Any = type(model.generator) if writes else AutoModel
     try:
-        base, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        found, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ValueError(
             f"init_from: {str(folder)!r} has a head but no backbone that can be loaded: {error}"
@@ -106,4 +111,7 @@ def _base(folder: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"init_from: {str(folder)!r} lacks backbone weights, first {sorted(info['missing_keys'])[0]!r}"
         )
-    return {f"base.{key}": value for key, value in base.state_dict().items()}
+    weights = {f"base.{key}": value for key, value in found.base_model.state_dict().items()}
+    if writes:
+        weights |= {f"lm_head.{key}": value for key, value in found.get_output_embeddings().state_dict().items()}
+    return weights

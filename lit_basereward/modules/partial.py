@@ -22,7 +22,7 @@ def leave_out_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     weights = checkpoint["state_dict"]
     frozen = _frozen(module, weights)
     checkpoint["state_dict"] = {name: value for name, value in weights.items() if name not in frozen}
-    checkpoint["base"] = fingerprints(_base(module))
+    checkpoint["base"] = _fingerprints(module)
 
 
 def with_own_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def with_own_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> dict[str, 
         ValueError: if the module's backbone is not the one that they were trained on.
     """
     there = checkpoint.get("base", {})
-    here = fingerprints(_base(module))
+    here = _fingerprints(module)
     if not there:
         raise ValueError(
             "the checkpoint holds adapters, but not what tells their backbone (its `base` entry); it is not as it was "
@@ -48,8 +48,13 @@ def with_own_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> dict[str, 
     return {name: own[name] for name in _frozen(module, own)} | checkpoint["state_dict"]
 
 
-def _base(module: nn.Module) -> nn.Module:
-    return module.get_submodule(_BASE.rstrip("."))
+def _fingerprints(module: nn.Module) -> dict[str, str]:
+    """Of the base model, and of the language head where there is one."""
+    model: Any = module.model
+    found = fingerprints(model.base)
+    if hasattr(model, "lm_head"):
+        found |= {f"lm_head.{name}": value for name, value in fingerprints(model.lm_head).items()}
+    return found
 
 
 def _frozen(module: nn.Module, weights: dict[str, Tensor]) -> set[str]:

@@ -197,10 +197,15 @@ def beneath_adapters(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, 
     }
 
 
-def adapters(base: nn.Module) -> dict[str, Tensor]:
-    """The adapters under peft's names for its files, those of ``AutoModel`` wrapped in a ``PeftModel``."""
+def adapters(base: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The adapters under peft's names for its files, those of ``AutoModel`` wrapped in a ``PeftModel``.
+
+    Args:
+        base: with adapters.
+        prefix: of its names in the model that is to be wrapped, such as ``model.`` in one with a language head.
+    """
     return {
-        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": value
+        f"base_model.model.{prefix}{name.replace(f'.{_ADAPTER}.', '.')}": value
         for name, value in base.state_dict().items()
         if is_adapter(name)
     }

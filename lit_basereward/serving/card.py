@@ -21,6 +21,9 @@ rewards = rm.score("What is in the picture?", ["A cat.", "A dog."], images=["pic
 print((rewards[0] - rewards[1]).sigmoid())  # probability that the first is better
 ```
 """
+_RELATIVE = """
+It compares: give at least two responses. Rewards mean something beside those of the same prompt only.
+"""
 _LINEAR = """\
 The head is linear, without bias: `score.weight` beside the backbone's weights, under the architecture `{architecture}`.
 For text-only models that is a class of transformers (`AutoModelForSequenceClassification`). vLLM takes such names as
@@ -32,9 +35,17 @@ _OTHER = """\
 The head is not linear: its weights are in `reward_head.safetensors`, under the names of `lit_basereward`, which alone
 can load it. Other tools load the backbone from this folder (`AutoModel.from_pretrained`), and give no rewards.
 """
+_WRITES = """\
+The folder is a whole language model, `{architecture}` of transformers: `from_pretrained` loads it, and `generate`
+writes with it. It is asked with `instructions.txt` as the text of one user turn, images before it. {head}
+"""
+_CRITIC = """The reward is read at the end of the critique that it writes, by the head in `reward_head.safetensors`,
+which `lit_basereward` alone can load."""
+_JUDGE = """The reward is made of its answers, 1 or 2, to both orders of every two responses; `lit_basereward.load` does
+that, and asks for no other files."""
 _ADAPTER = """\
-Adapters in PEFT's format, for the base class of the backbone (`PeftModel.from_pretrained(AutoModel.from_pretrained(
-backbone), folder)` gives its states); `reward_head.safetensors` has the head{also}. Rewards come from
+Adapters in PEFT's format, for the {of} (`PeftModel.from_pretrained(backbone, folder)` wraps it);
+`reward_head.safetensors` has {others}. Rewards come from
 `lit_basereward.load`, which reads the backbone from where it was in training, or from `load(..., backbone=...)`, and
 refuses another one.
 """
@@ -64,6 +75,8 @@ def card(
     moved: float,
     architecture: str | None,
     dtype: str | None,
+    writes: bool,
+    comparable: bool,
 ) -> str:
     """README.md of an export.
 
@@ -73,14 +86,16 @@ def card(
         source: folder with the backbone's files.
         results: of ``test``.
         moved: how far rewards are from the checkpoint's.
-        architecture: name for sequence classification, where the head is one linear layer.
+        architecture: name for sequence classification, where the head is one linear layer, or of the language model.
         dtype: of the weights; None for adapters alone.
+        writes: it is a critic or a judge.
+        comparable: rewards of different rows may be compared.
     """
     local = Path(backbone.folder()).is_dir()
     name = Path(backbone.folder()).name if local else backbone.name_or_path
     licence = _licence(source)
     front = {"library_name": "lit_basereward", "tags": ["reward-model", "preference"], **licence}
-    front |= {"pipeline_tag": "text-classification"} | ({} if local else {"base_model": name})
+    front |= ({} if writes else {"pipeline_tag": "text-classification"}) | ({} if local else {"base_model": name})
     provenance = described.get("provenance") or {}
     packages = {name.rpartition(".")[0] for name in _classes(described["hyper_parameters"])}
     users = sorted(package for package in packages if package.split(".")[0] not in ("lit_basereward", "torch"))
@@ -88,14 +103,15 @@ def card(
     told = ", ".join(f"{key} {value}" for key, value in licence.items()) or "not stated in its files; look it up"
     sections = {
         f"Reward model on {name}": "A number for each response to a prompt, in log-odds units: the difference of two "
-        f"is the log-odds that the first is better.\n\n{_USE.format(allow=allow)}",
-        "What can load it": _loads(backbone, architecture, dtype),
+        f"is the log-odds that the first is better.\n\n{_USE.format(allow=allow)}{'' if comparable else _RELATIVE}",
+        "What can load it": _loads(backbone, architecture, dtype, writes, comparable),
         "Training": _training(provenance),
         "Figures": _figures(provenance, results),
         "Calibration": _calibration(described),
         "Backbone and licence": f"{name}{f', revision {backbone.revision}' if backbone.revision else ''}; licence: "
         f"{told}. A model made from it is bound by that licence, and by those of the data.",
-        "Checked": f"Read back from this folder, rewards of made-up rows differ from the checkpoint's by {moved:.1g}."
+        "Checked": f"Read back from this folder, {'rewards and likelihoods' if writes else 'rewards'} of made-up rows "
+        f"differ from the checkpoint's by {moved:.1g}."
         f"{_precision(dtype, backbone)} `manifest.json` has sizes and SHA-256 of all files; `load` compares them. "
         f"Written by lit_basereward {described['version']}.",
     }
@@ -112,9 +128,14 @@ def with_calibration(text: str, described: dict[str, Any]) -> str:
     )
 
 
-def _loads(backbone: Backbone, architecture: str | None, dtype: str | None) -> str:
+def _loads(backbone: Backbone, architecture: str | None, dtype: str | None, writes: bool, comparable: bool) -> str:
     if dtype is None:
-        return _ADAPTER.format(also="" if "projector" in backbone.freeze else " and the projector, which trained too")
+        of = "backbone with its language head" if writes else "base class of the backbone, as `AutoModel` gives it"
+        others = ["the head"] * (comparable or not writes)
+        others += ["the projector, which trained too"] * ("projector" not in backbone.freeze)
+        return _ADAPTER.format(of=of, others=" and ".join(others) or "nothing else")
+    if writes:
+        return _WRITES.format(architecture=architecture, head=_CRITIC if comparable else _JUDGE)
     return _LINEAR.format(architecture=architecture) if architecture else _OTHER
 
 
@@ -142,7 +163,9 @@ def _figures(provenance: dict[str, Any], results: dict[str, Any]) -> str:
 def _calibration(described: dict[str, Any]) -> str:
     if not described.get("calibration"):
         return "None: rewards are what the loss made them. `python -m lit_basereward calibrate` fits one."
-    return f"{Calibration.from_dict(described['calibration'])}; `rm.probability(rewards)` uses it."
+    calibration = Calibration.from_dict(described["calibration"])
+    use = "probability(rewards)" if calibration.offset is not None else "calibration.pair_probability(r[0] - r[1])"
+    return f"{calibration}; `rm.{use}` uses it."
 
 
 def _precision(dtype: str | None, backbone: Backbone) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +16,23 @@ import torch
 from torch import Tensor
 
 import lit_basereward
-from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
+from lit_basereward.data.templates import Template
 from lit_basereward.modules.recipe import recipe
 from lit_basereward.nn.backbone import Backbone, part_of
 from lit_basereward.nn.heads import MLPHead
+from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.lora import adapters, dequantize, is_adapter, merge
 from lit_basereward.scorer import Scorer, load_checkpoint, restore
 from lit_basereward.serving.card import card, read_results
-from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, read_folder, write_manifest
+from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, TEMPLATE, prefix, read_folder, write_manifest
+from lit_basereward.serving.read_back import ROUNDED, TOLERANCE, lost, made_up, read_out
 
-TOLERANCE = 1e-5  # on rewards read back, in units of :func:`lost`
-ROUNDED = 0.05  # the same where weights are written in bfloat16, whose 8 bits are 2 to 3 digits
 _MODEL_CLASSES = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "Model")
 PROCESSOR_FILES = (
     "*preprocessor_config.json", "processor_config.json", "tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template*", "LICENSE*", "NOTICE*",
 )  # fmt: skip
+_GENERATION = "generation_config.json"
 
 
 def export(
@@ -47,7 +48,9 @@ def export(
     """Write a trained reward model as a Hugging Face folder, which `lit_basereward.load` reads back.
 
     Adapters are merged into full weights, and 4-bit weights written out in full. The folder is written aside, read
-    back, its rewards compared with the checkpoint's, and only then given its name.
+    back, its rewards compared with the checkpoint's, and only then given its name. A critic is written as the whole
+    language model with the reward head beside it, a judge as the language model that it is, in its own architecture;
+    the wording of their instructions goes along. Of these the likelihood of a text is compared too.
 
     Args:
         ckpt_path: the model's ``.ckpt`` file, or the folder of a sharded checkpoint.
@@ -75,8 +78,8 @@ def export(
     checkpoint = load_checkpoint(Path(ckpt_path))
     module: Any = restore(checkpoint, allow, backbone)
     scorer = Scorer(module, device)
-    rows = _rows(scorer)
-    trained = expected = torch.cat(scorer.score_rows(rows))
+    rows = made_up(scorer)
+    trained = expected = read_out(scorer, rows)
     origin: Backbone = module.backbone
     source = source_folder(origin)
     with _aside(target) as folder:
@@ -86,23 +89,27 @@ def export(
         else:
             if origin.dtype == "bfloat16":  # computed so until here, and in float32 from now on, adapters still apart
                 to_float32(module)
-                expected = torch.cat(scorer.score_rows(rows))
+                expected = read_out(scorer, rows)
             _make_plain(module)
-            architecture = _write_model(module, origin, dtype, folder)
+            architecture = _write_model(module, origin, source, dtype, folder)
             copy_processor(source, folder, code=origin.trust_remote_code)
+        if writes := isinstance(module.model, LanguageRewardModel):
+            _write_template(module.template, folder)
         described = _describe(checkpoint, module, adapter_only)
         (folder / RECIPE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         del module, scorer  # one network in memory at a time
 
         read_back = read_folder(folder, allow, backbone if adapter_only else None)
-        rewards = torch.cat(Scorer(read_back, device).score_rows(rows))
+        rewards = read_out(Scorer(read_back, device), rows)
         moved, off = lost(rewards, trained), lost(rewards, expected)
         if not off <= (TOLERANCE if adapter_only or dtype == "float32" else ROUNDED):
             raise ValueError(
                 f"the export does not give its rewards back (they differ by {off:.2g}) and was not kept; if the "
                 "backbone is a class of yours, let it read everything from its name_or_path"
             )
-        text = card(described, origin, source, figures, moved, architecture, None if adapter_only else dtype)
+        stored = None if adapter_only else dtype
+        comparable = read_back.comparable_across_rows
+        text = card(described, origin, source, figures, moved, architecture, stored, writes, comparable)
         (folder / "README.md").write_text(text, encoding="utf-8")
         write_manifest(folder)
     size = sum(path.stat().st_size for path in target.iterdir())
@@ -123,25 +130,6 @@ def _aside(target: Path) -> Iterator[Path]:
         raise
 
 
-def _rows(scorer: Scorer) -> list[Preference]:
-    """Two rows to compare rewards on: one of text, one with an image where the model sees."""
-    from PIL import Image
-
-    rows = [scorer.row("What is 7 times 8?", ["It is 56.", "54", "I do not know."])]
-    if scorer.collator.chat.image_token is not None:
-        buffer = io.BytesIO()
-        Image.linear_gradient("L").resize((84, 56)).convert("RGB").save(buffer, "PNG")
-        prompt = (Message("user", (ImagePart(), "Which side is brighter?")),)
-        images = (ImageRef(data=buffer.getvalue()),)
-        rows.append(Preference("", prompt, ("The lower one.", "The left one."), images=images))
-    return rows
-
-
-def lost(rewards: Tensor, expected: Tensor) -> float:
-    """Largest difference of rewards, in units of the expected ones' standard deviation where that is above 1."""
-    return float((rewards - expected).abs().max() / expected.std(correction=0).clamp(min=1.0))
-
-
 def _make_plain(module: Any) -> None:
     """Merge what lies beside or in place of full weights, and describe the backbone as it will lie in the folder."""
     base = module.model.base
@@ -158,40 +146,62 @@ def _make_plain(module: Any) -> None:
 def to_float32(module: Any) -> None:
     """Store and compute in float32, without 4-bit layers; adapters stay apart."""
     dequantize(module.model.base)
-    for parameter in module.model.base.parameters():
+    for parameter in module.model.parameters():
         parameter.data = parameter.data.float()
     module.backbone = replace(module.backbone, dtype="float32")
 
 
-def _write_model(module: Any, origin: Backbone, dtype: Literal["float32", "bfloat16"], folder: Path) -> str | None:
-    """Config, weights and head; the architecture's name for a linear head.
+def _write_model(
+    module: Any, origin: Backbone, source: Path, dtype: Literal["float32", "bfloat16"], folder: Path
+) -> str | None:
+    """Config, weights and head; the name of the architecture where others know it.
 
-    Such a head is ``score``, as in transformers' sequence classification.
+    A linear head is ``score``, as in transformers' sequence classification; that of a critic stands apart, since the
+    rest is a whole language model.
     """
     from safetensors.torch import save_file
 
     config: Any = origin.config()
-    base, head = module.model.base, module.model.head
+    model, head = module.model, module.model.head
+    writes = isinstance(model, LanguageRewardModel)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    weights = {f"model.{name}": _own(value.to(getattr(torch, dtype))) for name, value in base.state_dict().items()}
-    architecture = None
-    if type(head) is MLPHead and len(head.layers) == 1:
+    weights = {name: _own(value.to(getattr(torch, dtype))) for name, value in _named(model).items()}
+    architecture = type(model.generator).__name__ if writes else None
+    if not writes and type(head) is MLPHead and len(head.layers) == 1:
         weights["score.weight"] = _own(head.state_dict()["layers.0.weight"])
-        architecture = _classifier((config.architectures or [type(base).__name__])[0])
+        architecture = _classifier((config.architectures or [type(model.base).__name__])[0])
         config.num_labels, config.problem_type = 1, "regression"  # one number, without a sigmoid
         text = config.get_text_config()
         if text.pad_token_id is None:  # without one transformers refuses batches
             tokenizer = origin.processor()
             text.pad_token_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
-    else:
-        save_file({f"head.{name}": _own(value) for name, value in head.state_dict().items()}, folder / HEAD)
+    elif state := head.state_dict():  # a judge reads its language head, and has none of its own
+        save_file({f"head.{name}": _own(value) for name, value in state.items()}, folder / HEAD)
     _skeleton(config, origin.trust_remote_code).save_pretrained(folder, state_dict=weights)
-    (folder / "generation_config.json").unlink(missing_ok=True)  # nothing here generates
-    config.architectures, config.dtype = [architecture or type(base).__name__], dtype
+    (folder / _GENERATION).unlink(missing_ok=True)  # made up of the config
+    if writes and (source / _GENERATION).is_file():
+        shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+    config.architectures, config.dtype = [architecture or type(model.base).__name__], dtype
     config.save_pretrained(folder)
     module.backbone.dtype = dtype
     return architecture
+
+
+def _named(model: Any) -> dict[str, Tensor]:
+    """Weights of the backbone under the hub's names; a language head that is tied to the embeddings is theirs."""
+    if not isinstance(model, LanguageRewardModel):
+        return {f"model.{name}": value for name, value in model.base.state_dict().items()}
+    whole = model.generator
+    tied = model.lm_head.weight is whole.get_input_embeddings().weight
+    names = {f"{name}.weight" for name, module in whole.named_modules() if tied and module is model.lm_head}
+    return {name: value for name, value in whole.state_dict().items() if name not in names}
+
+
+def _write_template(template: Template, folder: Path) -> None:
+    """The instructions word for word: a packaged one may be worded otherwise in other versions."""
+    text = template.fill(**{name: f"{{{name}}}" for name in template.fields})
+    (folder / TEMPLATE).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _skeleton(config: Any, trust_remote_code: bool) -> Any:
@@ -228,8 +238,10 @@ def _write_adapters(module: Any, folder: Path) -> None:
     model = module.model
     settings = replace(model.base.peft_config["default"], inference_mode=True)
     settings.base_model_name_or_path, settings.revision = module.backbone.name_or_path, module.backbone.revision
+    if inside := prefix(model):
+        settings.target_modules, settings.task_type = f"{re.escape(inside)}({settings.target_modules})", "CAUSAL_LM"
     settings.save_pretrained(str(folder))
-    save_file({name: _own(value) for name, value in adapters(model.base).items()}, folder / ADAPTER)
+    save_file({name: _own(value) for name, value in adapters(model.base, inside).items()}, folder / ADAPTER)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     others = {
         name: _own(value)
@@ -266,7 +278,7 @@ def source_folder(backbone: Backbone) -> Path:
         return Path(backbone.folder())
     from huggingface_hub import snapshot_download
 
-    patterns = [*PROCESSOR_FILES, "README.md", *(["*.py"] if backbone.trust_remote_code else [])]
+    patterns = [*PROCESSOR_FILES, "README.md", _GENERATION, *(["*.py"] if backbone.trust_remote_code else [])]
     return Path(snapshot_download(backbone.folder(), revision=backbone.revision, allow_patterns=patterns))
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lit_basereward.checkpoint import check_form
+from lit_basereward.nn.language import LanguageRewardModel
+from lit_basereward.nn.reward_model import RewardModel
 
 if TYPE_CHECKING:
     from lit_basereward.modules.base import RewardModule
@@ -23,6 +25,7 @@ MANIFEST = "manifest.json"
 RECIPE = "lit_basereward.json"
 CARD = "README.md"
 HEAD = "reward_head.safetensors"
+TEMPLATE = "instructions.txt"  # of a critic or judge, the wording that it was trained with
 ADAPTER = "adapter_model.safetensors"
 FORMAT = 1
 KINDS = ("model", "adapter")
@@ -138,6 +141,8 @@ def read_folder(
     stored = read_recipe(folder)
     _check_types(folder)
     adapters = stored["kind"] == "adapter"
+    if (folder / TEMPLATE).is_file():
+        stored["hyper_parameters"]["template"] = str(folder.resolve() / TEMPLATE)
     if backbone is not None and not adapters:
         raise ValueError(f"the export {str(folder)!r} brings its own backbone; leave out `backbone`")
     return restore(
@@ -154,19 +159,22 @@ def _weights(folder: Path, module: RewardModule, adapters: bool) -> dict[str, Te
     """All that the export says about the module's weights, under the module's names."""
     from safetensors.torch import load_file
 
-    found = head_weights(folder)
     model: Any = module.model
+    # a judge has none: its verdicts are read off the language head
+    has_head = (folder / HEAD).is_file() or any(True for _ in model.head.parameters())
+    found = head_weights(folder) if has_head else {}
     trained = {name for name, parameter in model.named_parameters() if adapters and parameter.requires_grad}
     strange = [name for name in found if not name.startswith("head.") and name not in trained]
     if strange:
         raise ValueError(f"{HEAD} of {str(folder)!r} holds {strange[0]}, which is not of the head; export it again")
     if adapters:
+        inside = prefix(model)
         for name, value in load_file(folder / ADAPTER).items():
-            own = name.removeprefix("base_model.model.").removesuffix(".weight")
+            own = name.removeprefix(f"base_model.model.{inside}").removesuffix(".weight")
             found[f"base.{own}.default.weight"] = value
         return {f"model.{name}": value for name, value in found.items()}
     # The backbone has been read from the folder already, every weight of it.
-    read = {name: value for name, value in module.state_dict().items() if name.startswith("model.base.")}
+    read = {n: value for n, value in module.state_dict().items() if n.startswith(("model.base.", "model.lm_head."))}
     return read | {f"model.{name}": value for name, value in found.items()}
 
 
@@ -183,6 +191,11 @@ def _check_types(folder: Path) -> None:
         wrong = [name for name, kind in types.items() if kind not in _FLOATS]
         if wrong:
             raise ValueError(f"{str(path)!r} has {wrong[0]} as {types[wrong[0]]}, not a float; export it again")
+
+
+def prefix(model: RewardModel) -> str:
+    """What the base model's names begin with in the files: of a paradigm that writes the model is the whole one."""
+    return f"{model.generator.base_model_prefix}." if isinstance(model, LanguageRewardModel) else ""
 
 
 def head_weights(folder: Path) -> dict[str, Tensor]:
