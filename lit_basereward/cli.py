@@ -37,7 +37,9 @@ from lit_basereward.cli_tools import TOOLS, run_tool
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
-from lit_basereward.modules.naive import NaiveRM  # noqa: F401 - imported, so that YAML can name it without its path
+from lit_basereward.modules.critic import CriticRM  # noqa: F401 - imported, so that YAML can name it without its path
+from lit_basereward.modules.generative import GenerativeRM  # noqa: F401
+from lit_basereward.modules.naive import NaiveRM  # noqa: F401
 from lit_basereward.serving.folder import is_export
 
 

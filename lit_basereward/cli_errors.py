@@ -252,6 +252,8 @@ def one_line(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = str(error).strip() or type(error).__name__
+    if text.startswith("Does not validate against any of the Union") and error.__cause__:  # type: ignore[union-attr]
+        return one_line(error.__cause__)  # type: ignore[union-attr]  # of the form asked for, but refused by its class
     worker = re.match(r"Caught (\w+) in .*", text)
     if worker:
         text = re.sub(rf"^[\w.]*\b{worker[1]}: ", "", text.splitlines()[-1])

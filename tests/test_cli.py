@@ -337,6 +337,9 @@ def test_users_errors_are_one_line_and_exit_1(
 ) -> None:
     (tmp_path / "half.jsonl").write_text((place.root / "rows.jsonl").read_text() + '{"prompt": "a", "chos')
     half = ["fit", "--config", place.config, "--data.train", str(tmp_path / "half.jsonl")]
+    backbone = place.settings["model"]["init_args"]["backbone"]
+    critic = {"model": {"class_path": "CriticRM", "init_args": {"backbone": backbone, "template": "my.txt"}}}
+    (tmp_path / "critic.yaml").write_text(yaml.safe_dump(critic))
     for args, said in (
         (half, r"error: .*half\.jsonl.*9.*"),
         (
@@ -344,6 +347,10 @@ def test_users_errors_are_one_line_and_exit_1(
             "error: Not a directory: .*",
         ),
         (["fit", "--config", place.config, "--model.head.num_layers", "9"], "error: num_layers is 9; use 1 to 5"),
+        (
+            ["fit", "--config", place.config, "--config", str(tmp_path / "critic.yaml")],
+            r"error: there is no template 'my\.txt' \(No such file or directory\); give .*, or the path of a text file",
+        ),
         (["validate", "--ckpt_path", "nope.ckpt"], "error: ckpt_path 'nope.ckpt' does not exist; .*"),
         (["validate", "--ckpt_path", half[-1]], "error: ckpt_path '.*half.jsonl' is not a whole checkpoint .*"),
     ):

@@ -143,7 +143,8 @@ def results_table(
 
 
 def format_table(table: dict[str, dict[str, Any]]) -> str:
-    """The table as aligned text. Forwards, generated tokens and seconds are those of a row on average."""
+    """The table as aligned text; below it, how many of the texts that were written are no good. Forwards, generated
+    tokens and seconds are those of a row on average."""
     width = max([len("source"), *map(len, table)])
     judged = any("position_consistency" in r for r in table.values())
     head = f"{'source':<{width}}   rows  accuracy  95 % interval   image blanked  forwards   tokens  seconds"
@@ -156,4 +157,11 @@ def format_table(table: dict[str, dict[str, Any]]) -> str:
             f"  {cost[0]:>8}  {cost[1]:>7}  {cost[2]:>7}"
         )
         lines.append(f"{line}  {r.get('position_consistency', float('nan')):>17.3f}" if judged else line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{name}: {fault}" for name, r in table.items() for fault in _faults(r))])
+
+
+def _faults(line: dict[str, Any]) -> list[str]:
+    """What is wrong with the texts that rewards rest on: without a word, a judge that never answers is a model at 0."""
+    kinds = {"unparsed": "votes", "empty": "critiques", "unfinished": "critiques"}
+    of = {key: f" of {line[kind]:,} {kind}" if kind in line else "" for key, kind in kinds.items()}
+    return [f"{line[key]:,}{of[key]} are {key}" for key in kinds if line.get(key)]

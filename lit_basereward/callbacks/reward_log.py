@@ -119,7 +119,8 @@ def plain(values: Tensor) -> list[float]:
 
 def model_identity(trainer: pl.Trainer, module: pl.LightningModule) -> str:
     """What rewards hang on: settings, precision and weights, of which training moves all."""
-    settings = json.dumps(recipe(dict(module.hparams)), sort_keys=True, default=str)
+    texts = getattr(getattr(module, "template", None), "pieces", ())  # its name may stay when its file changes
+    settings = json.dumps([recipe(dict(module.hparams)), texts], sort_keys=True, default=str)
     own = [getattr(p, "_local_tensor", p).detach().flatten()[:8].float().cpu() for p in module.parameters()]
     weights = torch.cat(own) if own else torch.empty(0)
     return f"{_digest(settings)}:{trainer.precision}:{_digest(weights.numpy().tobytes())}"

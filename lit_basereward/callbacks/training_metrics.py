@@ -15,41 +15,40 @@ from torch.optim import Optimizer
 from lit_basereward.data.batch import Batch
 from lit_basereward.losses.functional import comparisons
 
-_SUMS = (
-    "loss", "comparisons", "correct", "reward_ties", "margin", "better", "better_sq", "worse", "worse_sq",
-    "n", "r", "l", "rr", "ll", "rl", "tokens", "padding", "rows",
-)  # fmt: skip
-
 
 class _Part:
     """What a micro-batch's figures come from; its images and tokens are not kept."""
 
-    def __init__(self, rewards: Tensor, share: Tensor, batch: Batch) -> None:
-        self.rewards, self.share = rewards, share
+    def __init__(self, outputs: dict[str, Any], batch: Batch) -> None:
+        self.rewards: Tensor = outputs["rewards"]
+        self.shares: dict[str, Tensor] = {"loss": outputs["share"]} | outputs.get("parts", {})
         self.row, self.ratings, self.lengths, self.row_index = batch.row, batch.ratings, batch.lengths, batch.row_index
         self.tokens, self.padding = batch.layout.num_tokens, batch.layout.num_padding
 
-    def sums(self) -> Tensor:
-        """[len(_SUMS)] float64"""
+    def sums(self) -> dict[str, float]:
+        """What adds up over the micro-batches of a step; the same names in the same order in each of them."""
         rewards, lengths = self.rewards.cpu().double(), self.lengths.cpu().double()
         row, rows = self.row.cpu(), (self.row_index >= 0).cpu()
         kept = rows[row]
         better, worse = comparisons(row, self.ratings.cpu())
         b, w, r, n = rewards[better], rewards[worse], rewards[kept], lengths[kept]
-        values = (
-            float(self.share), len(b), (b > w).sum(), (b == w).sum(), (b - w).sum(), b.sum(), (b * b).sum(),
-            w.sum(), (w * w).sum(), len(r), r.sum(), n.sum(), (r * r).sum(), (n * n).sum(), (r * n).sum(),
-            self.tokens, self.padding, rows.sum(),
-        )  # fmt: skip
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+        sums: dict[str, Any] = {
+            "comparisons": len(b), "correct": (b > w).sum(), "reward_ties": (b == w).sum(), "margin": (b - w).sum(),
+            "better": b.sum(), "better_sq": (b * b).sum(), "worse": w.sum(), "worse_sq": (w * w).sum(),
+            "n": len(r), "r": r.sum(), "l": n.sum(), "rr": (r * r).sum(), "ll": (n * n).sum(), "rl": (r * n).sum(),
+            "tokens": self.tokens, "padding": self.padding,
+        }  # fmt: skip
+        return {name: float(value) for name, value in (self.shares | sums).items()}
 
 
 class TrainingMetrics(Callback):
     """Logs loss, accuracy, margins, rewards, their correlation with length, gradient norm, throughput and padding.
 
-    Accuracy counts a tie of rewards as wrong, and ties are logged apart. Rates (``tokens_per_s``, ``rows_per_s``) are
-    over the wall time since the last logged step. The first step is told in one line: Bradley-Terry starts at
-    log 2 = 0.693 when rewards start equal.
+    A module whose loss is a sum of several may return these in ``parts``, shares of the step's that add up over
+    micro-batches as ``share`` does: each is logged under its name. Where rewards mean something inside their row only,
+    their means and their correlation with length are left out. Accuracy counts a tie of rewards as wrong, and ties are
+    logged apart. Rates (``tokens_per_s``, ``rows_per_s``) are over the wall time since the last logged step. The first
+    step is told in one line: Bradley-Terry starts at log 2 = 0.693 when rewards start equal.
     """
 
     def __init__(self) -> None:
@@ -80,7 +79,7 @@ class TrainingMetrics(Callback):
 
         Only then are numbers asked for, since a GPU has to finish what it was given before it can tell.
         """
-        part = _Part(outputs["rewards"], outputs["share"], batch)
+        part = _Part(outputs, batch)
         self._parts.append(part)
         self._tokens += part.tokens
         self._rows = self._rows.to(batch.row_index.device, non_blocking=True) + (batch.row_index >= 0).sum()
@@ -92,24 +91,25 @@ class TrainingMetrics(Callback):
         self._step = trainer.global_step
         if self._first or self._due(trainer, trainer.global_step):
             device = pl_module.device
-            own = torch.stack([part.sums() for part in self._parts]).sum(0)
-            others = torch.tensor([self._tokens, float(self._rows), self._dropped], dtype=torch.float64)
-            both = torch.cat([own, others]).to(device, torch.float32 if device.type == "mps" else None)
+            parts = [part.sums() for part in self._parts]
+            own = {name: sum(part[name] for part in parts) for name in parts[0]}
+            others = [self._tokens, float(self._rows), self._dropped]
+            precision = torch.float32 if device.type == "mps" else torch.float64
+            both = torch.tensor([*own.values(), *others], dtype=precision, device=device)
             both = trainer.strategy.reduce(both, reduce_op="sum")
             now = time.perf_counter()
-            sums = dict(zip(_SUMS, both.tolist(), strict=False))
-            logs = figures(sums)
+            sums = dict(zip(own, both.tolist(), strict=False))
+            logs = figures(sums, bool(pl_module.comparable_across_rows))
+            shares = {name: sums[name] for name in part.shares}
             if 0 < sums["comparisons"] < batch.counts.comparisons:  # rows left out while opening them were planned for
-                logs["loss"] *= batch.counts.comparisons / sums["comparisons"]
+                shares = {name: s * batch.counts.comparisons / sums["comparisons"] for name, s in shares.items()}
+            logs |= shares
             logs["tokens_per_s"], logs["rows_per_s"] = (both[-3:-1] / (now - self._since)).tolist()
             logs["dropped_rows"] = both[-1].item()  # since the start of the run
             self._tokens, self._rows = 0, torch.zeros_like(self._rows)
             self._since = now
             if self._first and trainer.global_step == 1 and "accuracy" in logs:
-                rank_zero_info(
-                    f"first step: loss {logs['loss']:.3f} (Bradley-Terry on equal rewards is 0.693), accuracy of the "
-                    f"untrained model {logs['accuracy']:.3f} on {int(both[_SUMS.index('comparisons')])} comparisons"
-                )
+                rank_zero_info(_first_step(logs, list(part.shares), int(sums["comparisons"]), pl_module))
             self._first = False
             pl_module.log_dict({f"train/{name}": value for name, value in logs.items()})
             shown: dict[str, Any] = {name: logs[name] for name in ("loss", "accuracy") if name in logs}
@@ -117,40 +117,53 @@ class TrainingMetrics(Callback):
         self._parts.clear()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how many rows were left out while they were opened."""
+        """Say how many rows were left out while they were opened: unreadable, too long, or not for this paradigm."""
         if self._dropped:
-            print(f"left out in training, over all epochs: {self._dropped} rows that could not be read or are too long")
+            print(f"left out in training, over all epochs: {self._dropped} rows that could not be used")
 
     @staticmethod
     def _due(trainer: Any, step: int) -> bool:
         return step == 1 or step % trainer.log_every_n_steps == 0
 
 
-def figures(sums: dict[str, float]) -> dict[str, float]:
+def _first_step(logs: dict[str, float], losses: list[str], comparisons: int, module: Any) -> str:
+    """The losses and the accuracy of the first step, in a sentence."""
+    told = ", ".join(f"{name.replace('_', ' ')} {logs[name]:.3f}" for name in losses)
+    hint = " (Bradley-Terry on equal rewards is 0.693)" if module.comparable_across_rows else ""
+    return f"first step: {told}{hint}, accuracy before training {logs['accuracy']:.3f} on {comparisons} comparisons"
+
+
+def figures(sums: dict[str, float], comparable_across_rows: bool = True) -> dict[str, float]:
     """Means, standard deviations and the reward-length correlation from sums over a step.
 
     Without a comparison there is nothing to be right about, so only what exists is given.
+
+    Args:
+        sums: see ``_Part.sums``.
+        comparable_across_rows: False leaves out what compares rewards of different rows.
     """
     c, n = sums["comparisons"], max(sums["n"], 1.0)
 
     def std(square: float, total: float, count: float) -> float:
         return max(square / count - (total / count) ** 2, 0.0) ** 0.5
 
+    found = {"padding_fraction": sums["padding"] / max(sums["padding"] + sums["tokens"], 1.0)}
+    if c:
+        found |= {
+            "accuracy": sums["correct"] / c,
+            "reward_ties": sums["reward_ties"] / c,
+            "margin": sums["margin"] / c,
+        }
+    if not comparable_across_rows:
+        return found
     spread = std(sums["rr"], sums["r"], n) * std(sums["ll"], sums["l"], n)
     covariance = sums["rl"] / n - sums["r"] * sums["l"] / n**2
-    found = {
-        "loss": sums["loss"],
-        "reward_length_correlation": covariance / spread if spread > 1e-12 else 0.0,
-        "padding_fraction": sums["padding"] / max(sums["padding"] + sums["tokens"], 1.0),
-    }
-    if not c:
-        return found
-    return found | {
-        "accuracy": sums["correct"] / c,
-        "reward_ties": sums["reward_ties"] / c,
-        "margin": sums["margin"] / c,
-        "better_reward": sums["better"] / c,
-        "better_reward_std": std(sums["better_sq"], sums["better"], c),
-        "worse_reward": sums["worse"] / c,
-        "worse_reward_std": std(sums["worse_sq"], sums["worse"], c),
-    }
+    found["reward_length_correlation"] = covariance / spread if spread > 1e-12 else 0.0
+    if c:
+        found |= {
+            "better_reward": sums["better"] / c,
+            "better_reward_std": std(sums["better_sq"], sums["better"], c),
+            "worse_reward": sums["worse"] / c,
+            "worse_reward_std": std(sums["worse_sq"], sums["worse"], c),
+        }
+    return found

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch, StepCounts
+from lit_basereward.data.collator import tokens_in
 from lit_basereward.data.instructions import InstructionCollator, Turn, WrittenItem, targets
 from lit_basereward.data.templates import CRITIC_FIELDS, Template
 from lit_basereward.data.types import Preference
 from lit_basereward.nn.language import Targets
+
+if TYPE_CHECKING:
+    from lit_basereward.data.scan import Scan
 
 Critique = Literal["generate", "given", "none"]
 """Where critiques come from: the model writes them, the rows have them, or none are used."""
@@ -72,6 +77,28 @@ class CriticCollator(InstructionCollator):
         super().__init__(processor, template, **settings)
         assert template.fields == CRITIC_FIELDS, template.fields
         self.critique = critique
+
+    def estimate(self, rows: Scan) -> np.ndarray:
+        """See :meth:`Collator.estimate`: the instructions and given critiques come on top. Those that are to be written
+        are not counted, since nobody knows how long they will be."""
+        plain = super().estimate(rows)
+        if self.critique == "none":
+            return plain
+        before, between, behind = map(len, self._pieces)
+        told = plain + before + between + behind * rows.responses.astype(np.float32)
+        if self.critique == "generate":
+            return told
+        return np.where(rows.critiques, told + tokens_in(rows.critiques), plain)
+
+    def remark(self, rows: Scan, used: np.ndarray) -> str:
+        """How many rows lack critiques that are to be read."""
+        without = int((rows.critiques[used] == 0).sum())
+        if self.critique != "given" or not without:
+            return ""
+        return (
+            f"{without:,} of {len(used):,} rows do not have a critique of each response (`critiques`): "
+            "these are laid out as by NaiveRM, without any"
+        )
 
     def prepare(self, index: int, row: Preference) -> CriticItem:
         """See :meth:`Collator.prepare`."""

@@ -59,8 +59,9 @@ class PreferenceDataModule(LightningDataModule):
         shuffle: False takes training rows in the sources' order.
         mixture: how often an epoch goes through the rows of each training source. None takes every row once.
         manifest: file that ``curate`` has written; the training rows that it lists are left out, and counted.
-        max_tokens: most tokens, as estimated, of text and images in a training micro-batch on one device. Where one has
-            more, set-up stops and says what ``accumulate_grad_batches`` it takes. None checks nothing.
+        max_tokens: most tokens, as estimated, of a training micro-batch on one device: texts as the module's paradigm
+            lays them out, and images. Where one has more, set-up stops and says what ``accumulate_grad_batches`` it
+            takes. None checks nothing.
 
     Attributes:
         summary: one :class:`SourceSummary` per source of the last set-up.
@@ -213,9 +214,10 @@ class PreferenceDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Micro-batches of the optimizer steps, from where training stands."""
         trainer = self._attached()
+        collator = self._collator(training=True)
         starts = np.cumsum([0, *map(len, self._scans["train"])])[:-1]
         self._plan = StepPlan(
-            RowStats.join([found.stats(self._max_pixels) for found in self._scans["train"]]),
+            RowStats.join([found.stats(collator, self._max_pixels) for found in self._scans["train"]]),
             self.global_batch_size,
             seed=self.seed,
             **self._place(trainer),
@@ -224,11 +226,13 @@ class PreferenceDataModule(LightningDataModule):
             use_ties=self._use_ties,
             rows=np.concatenate([mine + start for mine, start in zip(self._drawn, starts, strict=True)]),
         )
+        for number, mine in enumerate(self._drawn):
+            self._remark("train", number, collator, mine)
         check_steps(trainer, self._plan)
         if self.max_tokens is not None:
             check_tokens(trainer, self._plan, self.max_tokens, self._train_row)
         self._check_resumed()
-        dataset = BatchDataset(self.sources("train"), self._collator(training=True), self.on_bad_row)
+        dataset = BatchDataset(self.sources("train"), collator, self.on_bad_row)
         return TrainLoader(dataset, self._plan, self._position, **self._reading(trainer))
 
     def val_dataloader(self) -> list[Loader]:
@@ -254,8 +258,9 @@ class PreferenceDataModule(LightningDataModule):
             for callback in trainer.callbacks:  # what an earlier, interrupted run has scored
                 if hasattr(callback, "scored_rows"):
                     used[callback.scored_rows(trainer, stage, number)] = False
+            self._remark(stage, number, collator, np.flatnonzero(used))
             plan = EvalPlan(
-                found.stats(self._max_pixels),
+                found.stats(collator, self._max_pixels),
                 np.flatnonzero(used),
                 self.eval_batch_size,
                 **self._place(trainer),
@@ -263,6 +268,11 @@ class PreferenceDataModule(LightningDataModule):
             )
             loaders.append(Loader(BatchDataset([source], collator, self.on_bad_row), plan, **self._reading(trainer)))
         return loaders
+
+    def _remark(self, stage: Stage, number: int, collator: Any, rows: np.ndarray) -> None:
+        """Print what the paradigm has to say of a source's rows."""
+        if remark := collator.remark(self._scans[stage][number], rows):
+            _say(f"{stage} {self.source_names(stage)[number]}: {remark}")
 
     def _attached(self) -> Any:  # a Trainer; it gets most of its attributes where mypy does not see them
         if self.trainer is None:

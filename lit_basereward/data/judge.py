@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lit_basereward.data.batch import Batch, StepCounts
 from lit_basereward.data.chat import ChatEncoder
+from lit_basereward.data.collator import tokens_in
 from lit_basereward.data.instructions import InstructionCollator, WrittenItem, targets
 from lit_basereward.data.sampler import FILLER
 from lit_basereward.data.templates import JUDGE_FIELDS, Template
 from lit_basereward.data.types import Preference
 from lit_basereward.data.verdict import judgement_fault, verdict_place
 from lit_basereward.nn.language import Targets
+
+if TYPE_CHECKING:
+    from lit_basereward.data.scan import Scan
 
 Style = Literal["verdict", "reasoning"]
 """What a judge writes: one token that names the better response, or its thoughts and then the answer."""
@@ -114,6 +119,26 @@ class JudgeCollator(InstructionCollator):
         assert template.fields == JUDGE_FIELDS, template.fields
         self.style, self.training = style, training
         self.verdict_ids = verdict_ids(self.chat, verdicts)
+
+    def estimate(self, rows: Scan) -> np.ndarray:
+        """See :meth:`Collator.estimate`: each branch holds two responses, and the instructions between and behind them.
+        What is to be written is not counted, and no two responses are taken for the same."""
+        num = rows.responses.astype(np.float32)
+        branches = num * (num - 1)
+        if self.training:
+            branches = 2 * rows.comparisons.astype(np.float32) if self.style == "verdict" else np.ones_like(num)
+        before, between, middle, behind = map(len, self._pieces)
+        pair = 2 * tokens_in(rows.answers) / np.maximum(num, 1)  # of mean length, which over all pairs is exact
+        answer = tokens_in(rows.judgement) if self.training and self.style == "reasoning" else 0
+        return before + tokens_in(rows.prompt) + between + branches * (pair + middle + behind) + answer
+
+    def remark(self, rows: Scan, used: np.ndarray) -> str:
+        """How many rows lack judgements that are to be learnt, or anything to compare."""
+        without = int((rows.judgement[used] == 0).sum())
+        if self.training and self.style == "reasoning" and without:
+            return f"{without:,} of {len(used):,} rows have no `judgement`; wrap their source in JudgedRows"
+        single = int((rows.responses[used] == 1).sum())
+        return f"{single:,} of {len(used):,} rows have one response: a judge compares two" if single else ""
 
     def prepare(self, index: int, row: Preference) -> JudgeItem:
         """See :meth:`Collator.prepare`.

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_basereward import __version__
+from lit_basereward.data.collator import Collator
 from lit_basereward.data.images import image_size
 from lit_basereward.data.records.cache import cache_folder
 from lit_basereward.data.sampler import RowStats
@@ -33,7 +34,7 @@ Stage = Literal["train", "val", "test", "predict"]
 MESSAGES_KEPT = 3
 KEPT_ABOVE = 20_000
 """Rows of a source above which its scan is kept on disk (our choice: some seconds of work)."""
-_VERSION = 1  # of the kept file; count up when its numbers change their meaning
+_VERSION = 2  # of the kept file; count up when its numbers change their meaning
 _REREAD = 64  # rows that are read again before a kept scan is trusted
 _PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL: patches of 14, merged 2 x 2
 REASONS = (
@@ -44,14 +45,17 @@ REASONS = (
 
 @dataclass
 class Scan:
-    """What the pass over one source found, about 10 bytes a row. Shape legend: R rows, all zero for a bad one.
+    """What the pass over one source found, about 12 bytes a row. Shape legend: R rows, all zero for a bad one.
 
     Args:
         comparisons: [R] strictly ordered pairs of responses.
         ties: [R] pairs of equal rating.
         responses: [R] K.
         reason: [R] why a row has no comparison, a place in ``REASONS``; 0 where it has one.
-        text: [R] bytes of its texts, each once.
+        prompt: [R] bytes of its prompt's texts.
+        answers: [R] bytes of its responses, all together.
+        critiques: [R] bytes of its critiques; 0 unless each response has one.
+        judgement: [R] bytes of its judgement.
         images: [R] number of its images.
         pixels: [R] their pixels in all.
         messages: of the first bad rows.
@@ -61,28 +65,32 @@ class Scan:
     ties: np.ndarray
     responses: np.ndarray
     reason: np.ndarray
-    text: np.ndarray
+    prompt: np.ndarray
+    answers: np.ndarray
+    critiques: np.ndarray
+    judgement: np.ndarray
     images: np.ndarray
     pixels: np.ndarray
     messages: list[str]
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self.text)
+        return len(self.responses)
 
-    def stats(self, max_pixels: int | None = None) -> RowStats:
+    def stats(self, collator: Collator, max_pixels: int | None = None) -> RowStats:
         """What the plans need. A row's cost is about its tokens in the shared layout, known before any is made.
 
-        4 bytes of text are a token (so are 4 English letters, or 1.3 Chinese characters), 28 x 28 pixels are one, and
-        each end of a turn. Our choice: it has to rank rows by the work that they make, and to size micro-batches.
+        28 x 28 pixels are a token, and the collator says how many the texts make. Our choice: it has to rank rows by
+        the work that they make, and to size micro-batches.
 
         Args:
+            collator: that will lay the rows out.
             max_pixels: of the backbone, which shrinks larger images; taken of a row's images on average.
         """
         pixels = self.pixels.astype(np.float32)
         if max_pixels is not None:
             pixels = np.minimum(pixels, self.images.astype(np.float32) * max_pixels)
-        cost = self.text.astype(np.float32) / 4 + pixels / _PIXELS_PER_TOKEN + self.responses
+        cost = collator.estimate(self) + pixels / _PIXELS_PER_TOKEN
         return RowStats(self.comparisons, self.ties, cost.astype(np.float32))
 
     def bad_rows(self) -> np.ndarray:
@@ -154,7 +162,10 @@ def measure(row: Preference) -> tuple[int, ...]:
         len(row.ties()),
         len(row.responses),
         0 if comparisons else REASONS.index(why_no_comparison(row)),
-        sum(map(_size, texts)) + sum(map(_size, row.responses)),
+        sum(map(_size, texts)),
+        sum(map(_size, row.responses)),
+        sum(map(_size, row.critiques)) if all(critique.strip() for critique in row.critiques) else 0,
+        _size(row.judgement),
         len(sizes),
         min(sum(width * height for width, height in sizes), 2**32 - 1),
     )
@@ -213,7 +224,7 @@ def _load(path: Path, source: Source, on_bad_row: Literal["raise", "skip"]) -> S
         except RowError:
             if on_bad_row == "raise":
                 raise
-            now = (0, 0, 0, REASONS.index("bad row"), 0, 0, 0)
+            now = (0, 0, 0, REASONS.index("bad row"), 0, 0, 0, 0, 0, 0)
         if now != tuple(int(column[index]) for column in columns.values()):
             return None
     return found

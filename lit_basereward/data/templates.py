@@ -14,6 +14,7 @@ JUDGE_FIELDS = ("question", "first", "second")
 """What a judge's instructions have a place for, in this order; the responses are called 1 and 2."""
 
 _FOLDER = Path(__file__).parent / "templates"
+_DEMO = Path(__file__).parents[1] / "demo" / "templates"
 
 
 class Template:
@@ -21,7 +22,8 @@ class Template:
 
     The packaged ones are ``critic`` (MM-RLHF's form of critique), ``verdict`` (only 1 or 2, the short style of the
     paper's section 3.1) and ``reasoning`` (thoughts, then the answer, the style of R1-Reward), in our own words. All
-    instructions stand before the responses: there they are computed once for all responses of a row.
+    instructions stand before the responses: there they are computed once for all responses of a row. ``demo/critic``
+    and so on are the demo's, of next to no words.
 
     Args:
         name_or_path: name of a packaged template, or path of a UTF-8 text file of your own. A file may hold other
@@ -66,7 +68,8 @@ class Template:
 
 def _read(name_or_path: str) -> str:
     packaged = {path.stem: path for path in sorted(_FOLDER.glob("*.txt"))}
-    path = packaged.get(name_or_path, Path(name_or_path))
+    demo = {f"demo/{path.stem}": path for path in _DEMO.glob("*.txt")}
+    path = (packaged | demo).get(name_or_path, Path(name_or_path))
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

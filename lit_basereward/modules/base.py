@@ -111,11 +111,12 @@ class RewardModule(pl.LightningModule, ABC):
         """Rewards of all responses, [N] float32 in log-odds units; the caller sets grad mode."""
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """This micro-batch's share of the step's loss (a sum over micro-batches and devices), and what to log.
 
         Returns:
-            scalar, and a dict that holds at least the detached ``rewards`` [N].
+            scalar, and a dict of what is logged, detached: ``rewards`` [N], the scalar again as ``share``, and where it
+            is a sum of several losses these by name in ``parts``, the same names for every batch.
         """
 
     # ---------------------------------------------------------------------------------------------- the network
@@ -170,7 +171,7 @@ class RewardModule(pl.LightningModule, ABC):
         return strategy if isinstance(strategy, FSDP2Strategy) else None
 
     # ---------------------------------------------------------------------------------------------------- steps
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Loss whose mean over devices and accumulated micro-batches is the step's loss."""
         loss, outputs = self.loss(batch)
         return {"loss": loss * self.trainer.world_size * self.trainer.accumulate_grad_batches, **outputs}

@@ -115,19 +115,22 @@ class CriticRM(NaiveRM):
             self.backbone.processor(), template=self.template, critique=critique, **self._collation(training)
         )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Naive-RM's loss on the rewards behind the critiques, and the critiques' own, from one forward pass."""
         assert isinstance(batch, CriticBatch) and self.model is not None
         targets = batch.targets if self.critique_weight > 0 else None
         rewards, token_losses = self.model(batch.inputs, batch.layout, targets)
-        total = self.ranking(rewards, batch)
-        if targets is not None:
-            total = total + self.critique_weight * self._critique_loss(token_losses, batch)
-        return total, {"rewards": rewards.detach(), "share": total.detach()}
+        parts = {"ranking_loss": self.ranking(rewards, batch)}
+        if self.critique_weight > 0 and self.critique != "none":
+            parts["critique_loss"] = self.critique_weight * self._critique_loss(token_losses, batch)
+        total = torch.stack(list(parts.values())).sum()
+        logged = {name: part.detach() for name, part in parts.items()}
+        return total, {"rewards": rewards.detach(), "share": total.detach(), "parts": logged}
 
     def _critique_loss(self, token_losses: Tensor, batch: CriticBatch) -> Tensor:
         """This micro-batch's share of the mean over comparisons of both critiques' cross-entropy per token."""
-        assert batch.targets is not None
+        if batch.targets is None:
+            return token_losses.sum()  # of none
         per_response = mean_per_branch(token_losses, batch.targets, len(batch.row))  # 0 without a critique
         better, worse = comparisons(batch.row, batch.ratings)
         row = batch.row[better]

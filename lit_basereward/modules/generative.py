@@ -47,7 +47,8 @@ class GenerativeRM(RewardModule):
             size of the difference is then that of the votes that were cast.
         max_new_tokens: most tokens of a judgement (our choice); one that is cut off there may lack an answer.
         stop: strings that end a judgement, too; they are not part of it.
-        pair_weighting: every comparison counts the same (``pair``), or every row (``row``).
+        pair_weighting: every comparison counts the same (``pair``), or every row (``row``), as always in style
+            ``reasoning``, where a row has one judgement.
         layout: ``shared`` computes each prompt and image once for all its pairs, exactly; ``padded`` computes every
             pair from the start.
         train_too_long: rows over ``backbone.max_length`` in training are an ``error``, or left out and counted
@@ -148,9 +149,10 @@ class GenerativeRM(RewardModule):
         if batch.targets is not None:
             taught = batch.first != batch.second  # [B] others stand for rows without anything to learn
             per_branch = mean_per_branch(token_losses, batch.targets, len(log_odds))[taught]
-            weight = step_weight(batch.row[batch.first[taught]], batch, self.pair_weighting)
-            orders = 2 if self.style == "verdict" and self.pair_weighting == "pair" else 1
-            total = total + (weight / orders * per_branch).sum()
+            weighting = self.pair_weighting if self.style == "verdict" else "row"  # a row has one judgement
+            orders = 2 if weighting == "pair" else 1
+            weight = step_weight(batch.row[batch.first[taught]], batch, weighting) / orders
+            total = total + (weight * per_branch).sum()
         rewards = scores(log_odds.detach(), batch)
         return total, {"rewards": rewards, "share": total.detach()}
 

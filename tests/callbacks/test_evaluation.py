@@ -86,6 +86,9 @@ def test_table():
     head, line = format_table(results_table({"digits": one}, {}, {})).splitlines()
     assert head.split()[-6:] == ["forwards", "tokens", "seconds", "both", "orders", "agree"]
     assert line.split()[-4:] == ["2.5", "120", "0.0125", "0.750"]
+    one.evidence |= {"votes": 4, "unparsed": 3, "critiques": 1200, "empty": 0, "unfinished": 1100}
+    _, _, *below = format_table(results_table({"digits": one}, {}, {})).splitlines()
+    assert below == ["digits: 3 of 4 votes are unparsed", "digits: 1,100 of 1,200 critiques are unfinished"]
 
 
 def test_the_picture_is_drawn(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,11 +20,13 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from lit_basereward.data import scan as scanning
 from lit_basereward.data.batch import Batch, StepCounts
+from lit_basereward.data.collator import Collator
 from lit_basereward.data.curation import Drop
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.loader import FILLER_ROW, Loader
 from lit_basereward.data.manifest import CuratedSource, ManifestWriter
 from lit_basereward.data.mixture import Mixture
+from lit_basereward.data.scan import Scan
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.sources.parquet import ParquetWriter
@@ -65,6 +68,12 @@ class PlainCollator:
     corrupt: tuple[int, ...] = ()
     too_long_rows: tuple[int, ...] = ()
     too_long: str = "error"
+
+    def estimate(self, rows: Scan) -> np.ndarray:
+        return Collator.estimate(self, rows)  # type: ignore[arg-type]
+
+    def remark(self, rows: Scan, used: np.ndarray) -> str:
+        return ""
 
     def prepare(self, index: int, row: Preference) -> tuple[int, Preference]:
         if index in self.corrupt:

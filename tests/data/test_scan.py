@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,128 @@ import pytest
 from PIL import Image
 
 from lit_basereward.data import scan as scanning
+from lit_basereward.data.collator import Collator
+from lit_basereward.data.critic import CriticCollator
+from lit_basereward.data.judge import JudgeCollator
 from lit_basereward.data.scan import Scan, is_kept, measure, scan
 from lit_basereward.data.sources.jsonl import JSONLSource
+from lit_basereward.data.templates import CRITIC_FIELDS, JUDGE_FIELDS, Template
 from lit_basereward.data.types import ImagePart, Message, Preference, RowError
+from lit_basereward.nn.backbone import Backbone
 from lit_basereward.testing import ListSource, preferences, random_image
+
+
+@pytest.fixture(scope="module")
+def processor(backbone_folder: Any) -> Any:
+    return Backbone(backbone_folder("qwen2_5_vl")).processor()
 
 
 def test_numbers_of_a_row_by_hand() -> None:
     """4 + 5 letters and 2 Chinese characters of 3 bytes make 15 bytes of prompt, 4 + 12 of responses. Two images of
-    28 x 56 and 56 x 56 pixels. Ratings 2 1 1 are two comparisons and a tie."""
+    28 x 56 and 56 x 56 pixels. Ratings 2 1 1 are two comparisons and a tie. Of three critiques one is blank, so that
+    none counts; without it they are 5 + 3 + 2 letters. The judgement has 18."""
     prompt = (Message("user", ("what", ImagePart(), "is it")), Message("user", (ImagePart(), "什么")))
     images = (random_image((28, 56)), random_image(56))
     row = Preference("1", prompt, ("cats", "dogs or cats", ""), (2.0, 1.0, 1.0), images)
-    assert measure(row) == (2, 1, 3, 0, 15 + 16, 2, 28 * 56 + 56 * 56)
+    row = replace(row, critiques=("right", " ", "no"), judgement="<answer>1</answer>")
+    assert measure(row) == (2, 1, 3, 0, 15, 16, 0, 18, 2, 28 * 56 + 56 * 56)
+    row = replace(row, critiques=("right", "bad", "no"), judgement="")
+    assert measure(row) == (2, 1, 3, 0, 15, 16, 10, 0, 2, 28 * 56 + 56 * 56)
 
 
 def found(**columns: list[int]) -> Scan:
-    plain = {name: np.zeros(2, np.uint8) for name in ("comparisons", "ties", "reason")}
-    return Scan(**plain, **{name: np.array(values) for name, values in columns.items()}, messages=[])  # type: ignore
+    given = {name: np.array(values, np.uint8) for name, values in columns.items()}
+    return Scan(messages=[], **{name: np.zeros(2, np.uint8) for name in scanning._COLUMNS} | given)
 
 
-def test_cost_by_hand() -> None:
+def test_cost_by_hand(processor: Any) -> None:
     """31 bytes are 7.75 tokens, 4,704 pixels are 6 tokens of 28 x 28, 3 ends of turns. Shrunk to 1,568 pixels each, the
     two images are 2 + 2 tokens; the row without images keeps its cost."""
-    scanned = found(responses=[3, 2], text=[31, 8], images=[2, 0], pixels=[4704, 0])
-    assert scanned.stats().cost.tolist() == [7.75 + 6 + 3, 2 + 2]
-    assert scanned.stats(max_pixels=1568).cost.tolist() == [7.75 + 4 + 3, 2 + 2]
+    scanned = found(responses=[3, 2], prompt=[11, 4], answers=[20, 4], images=[2, 0])
+    scanned.pixels = np.array([4704, 0])
+    assert scanned.stats(Collator(processor)).cost.tolist() == [7.75 + 6 + 3, 2 + 2]
+    assert scanned.stats(Collator(processor), max_pixels=1568).cost.tolist() == [7.75 + 4 + 3, 2 + 2]
+
+
+def test_cost_for_a_critic_by_hand(processor: Any, tmp_path: Path) -> None:
+    """The template is 2, 3 and 5 words, a token each. Row 0 has 5 tokens of texts, 2 ends, 20 bytes of critiques: 7 +
+    (2 + 3) + 2 * 5 + 5. Row 1 has no critiques: Naive-RM's 3 + 3. Where they are written both have the instructions."""
+    (tmp_path / "t.txt").write_text("a a{question}a a a{response}a a a a a")
+    template = Template(str(tmp_path / "t.txt"), CRITIC_FIELDS)
+    scanned = found(responses=[2, 3], prompt=[8, 4], answers=[12, 8], critiques=[20, 0])
+
+    def cost(critique: Any) -> list[float]:
+        return CriticCollator(processor, template, critique).estimate(scanned).tolist()
+
+    assert [len(piece) for piece in CriticCollator(processor, template, "none")._pieces] == [2, 3, 5]
+    assert cost("given") == [7 + 5 + 10 + 5, 6] and cost("none") == [7, 6]
+    assert cost("generate") == [7 + 5 + 10, 6 + 5 + 15]
+
+
+def test_cost_for_a_judge_by_hand(processor: Any, tmp_path: Path) -> None:
+    """The template is 2, 3, 1 and 4 words. Row 0: 2 prompt tokens, responses of 3 and 5 bytes, 2 branches of 2 tokens
+    each and 5 of the template. Row 1 has 17 responses of 4 bytes in 272 branches. Taught on verdicts, row 1 has two
+    branches for each of 3 comparisons; on reasoning every row has one, and row 0 a judgement of 40 bytes."""
+    (tmp_path / "t.txt").write_text("a a{question}a a a{first}a{second}a a a a")
+    template = Template(str(tmp_path / "t.txt"), JUDGE_FIELDS)
+    scanned = found(responses=[2, 17], comparisons=[1, 3], prompt=[8, 4], answers=[8, 68], judgement=[40, 0])
+
+    def cost(style: Any, training: bool) -> list[float]:
+        return JudgeCollator(processor, template, style, training).estimate(scanned).tolist()
+
+    assert cost("verdict", False) == cost("reasoning", False) == [5 + 2 + 2 * 7, 5 + 1 + 272 * 7]
+    assert cost("verdict", True) == [5 + 2 + 2 * 7, 5 + 1 + 6 * 7]
+    assert cost("reasoning", True) == [5 + 2 + 7 + 10, 5 + 1 + 7]
+
+
+def test_what_rows_lack_is_said(processor: Any) -> None:
+    """Of three rows the first has critiques of all responses and the second a judgement; the third has one response.
+    Only rows that take part count, and only what the paradigm is going to use."""
+    none = np.zeros(3, np.uint8)
+    columns = {name: none for name in scanning._COLUMNS}
+    columns |= {"responses": np.array([2, 2, 1]), "critiques": np.array([9, 0, 0]), "judgement": np.array([0, 9, 0])}
+    scanned, every, first = Scan(messages=[], **columns), np.arange(3), np.array([0])
+
+    def critic(critique: Any) -> CriticCollator:
+        return CriticCollator(processor, Template("critic", CRITIC_FIELDS), critique)
+
+    def judge(style: Any, training: bool) -> JudgeCollator:
+        return JudgeCollator(processor, Template(style, JUDGE_FIELDS), style, training)
+
+    assert critic("given").remark(scanned, every).startswith("2 of 3 rows do not have a critique of each response")
+    assert judge("reasoning", True).remark(scanned, every).startswith("2 of 3 rows have no `judgement`")
+    assert judge("verdict", False).remark(scanned, every) == "1 of 3 rows have one response: a judge compares two"
+    quiet = [(critic("given"), first), (critic("generate"), every), (critic("none"), every)]
+    quiet += [(judge("verdict", True), first), (judge("reasoning", True), np.array([1])), (Collator(processor), every)]
+    assert [collator.remark(scanned, rows) for collator, rows in quiet] == [""] * 6
+
+
+@pytest.mark.parametrize("form", ["naive", "given", "generate", "verdict", "reasoning"])
+def test_estimates_are_near_the_tokens(processor: Any, form: str) -> None:
+    """Rows of words of three letters and a blank, each about a token: within a fifth of what is laid out, also where
+    one paradigm makes ten times the tokens of another."""
+    words = [" ".join(["the cat"] * n) for n in (20, 40, 60)]
+    prompt = (Message("user", (" ".join(["red dog"] * 30),)),)
+    judgement = " ".join(["red"] * 50) + "<answer>2</answer>"
+    row = Preference("1", prompt, tuple(words), (1.0, 2.0, 3.0), critiques=tuple(words), judgement=judgement)
+    judge = {"style": form, "template": Template(form, JUDGE_FIELDS)} if form in ("verdict", "reasoning") else {}
+    critic = {"critique": form, "template": Template("critic", CRITIC_FIELDS)}
+    for training in (False, True):
+        plain = Collator(processor) if form == "naive" else None
+        made = plain or (
+            JudgeCollator(processor, training=training, **judge) if judge else CriticCollator(processor, **critic)  # type: ignore[arg-type]
+        )
+        tokens = len(made([(0, row)]).inputs["input_ids"][0])
+        estimated = float(made.estimate(scan(ListSource([row]), "rows", "raise"))[0])
+        assert estimated == pytest.approx(tokens, rel=0.2), (form, training)
 
 
 def test_numbers_are_small() -> None:
-    """Pairs of some thousand letters with an image: 1 byte for each of five columns, 2 for texts, 4 for pixels."""
+    """Pairs of some thousand letters with an image: 1 byte for each of eight columns, 2 for prompts, 4 for pixels."""
     long = Preference("1", (Message("user", ("x" * 3000, ImagePart())),), ("a", "b"), (1.0, 0.0), (random_image(280),))
     scanned = scan(ListSource([long] * 3), "rows", "raise")
     columns = [value for value in vars(scanned).values() if isinstance(value, np.ndarray)]
-    assert sum(column.itemsize for column in columns) == 5 * 1 + 2 + 4
+    assert sum(column.itemsize for column in columns) == 8 * 1 + 2 + 4
 
 
 class Counting(JSONLSource):
@@ -126,7 +215,7 @@ def test_rows_that_are_not_as_kept_are_read(file: Path) -> None:
     (kept,) = file.parent.glob("cache/scan/*")
     with np.load(kept) as old:
         columns = {name: old[name] for name in old}
-    columns["text"] = columns["text"] + 1
+    columns["prompt"] = columns["prompt"] + 1
     np.savez(kept, **columns)
     found, reads = read(file)
     assert reads == 201  # the first of them already
