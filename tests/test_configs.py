@@ -8,15 +8,25 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lit_basereward import CriticRM, GenerativeRM, NaiveRM
 from lit_basereward.benchmarks.report import SUITES
 from lit_basereward.cli import RewardCLI
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.losses import BradleyTerry
-from lit_basereward.modules.naive import NaiveRM
+from lit_basereward.modules.base import RewardModule
 from lit_basereward.nn.heads import MLPHead
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path.name for path in ROOT.glob("*.y*ml"))
+PARADIGMS: dict[str, type[RewardModule]] = {
+    "7b.yaml": NaiveRM,
+    "critic_7b.yaml": CriticRM,
+    "demo.yaml": NaiveRM,
+    "demo_critic.yaml": CriticRM,
+    "demo_generative.yaml": GenerativeRM,
+    "demo_reasoning.yaml": GenerativeRM,
+    "generative_7b.yaml": GenerativeRM,
+}
 BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.y*ml"))
 
 
@@ -29,10 +39,10 @@ class Built(RewardCLI):
 
 def test_all_are_found():
     """A new config raises this number, so that none slips past the test below."""
-    assert CONFIGS == ["7b.yaml", "demo.yaml"]
+    assert sorted(PARADIGMS) == CONFIGS
     suites = sorted(f"{suite}.yaml" for suite in SUITES)
     assert sorted([*suites, "all.yaml", "validate.yaml"]) == BENCHMARKS
-    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == ["benchmarks", "data", "overlays"]
+    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == ["benchmarks", "data", "overlays", "rl"]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -40,7 +50,7 @@ def test_builds(config, tmp_path, monkeypatch):
     """Model, data and trainer are made from it; nothing runs."""
     monkeypatch.chdir(tmp_path)
     cli = Built(["fit", "--config", str(ROOT / config)])
-    assert isinstance(cli.model, NaiveRM) and isinstance(cli.datamodule, PreferenceDataModule)
+    assert type(cli.model) is PARADIGMS[config] and isinstance(cli.datamodule, PreferenceDataModule)
 
 
 @pytest.mark.parametrize("config", BENCHMARKS)
@@ -72,3 +82,33 @@ def test_7b_is_the_papers_recipe(tmp_path, monkeypatch):
     assert model.backbone.name_or_path == "Qwen/Qwen2.5-VL-7B-Instruct" and model.backbone.freeze == ["vision"]
     assert cli.datamodule.global_batch_size == 128
     assert cli.trainer.max_epochs == 1
+
+
+def test_critic_7b_is_mm_rlhfs_code(tmp_path, monkeypatch):
+    """Head of two layers with tanh; ties squared with weight 1, centre 0.01; greedy critiques of up to 4,096 tokens."""
+    monkeypatch.chdir(tmp_path)
+    model = Built(["fit", "--config", str(ROOT / "critic_7b.yaml")]).model
+    assert [type(layer).__name__ for layer in model.head(8).layers] == ["Linear", "Tanh", "Linear"]
+    terms = {type(term).__name__: term.coefficient for term in model.regularizers}
+    assert terms == {"TieSquared": 1.0, "ZeroCoefficient": 0.01} and model.critique_weight == 1.0
+    assert (model.critique, model.num_critiques, model.temperature, model.max_new_tokens) == ("generate", 1, 0.0, 4096)
+
+
+def test_generative_7b_is_r1_rewards_first_stage(tmp_path, monkeypatch):
+    """One epoch at lr 1e-5, 256 comparisons a step; by one option it reasons, with that style's own template."""
+    monkeypatch.chdir(tmp_path)
+    cli = Built(["fit", "--config", str(ROOT / "generative_7b.yaml")])
+    assert cli.model.make_optimizer([torch.nn.Parameter()]).defaults["lr"] == 1e-5
+    assert (cli.datamodule.global_batch_size, cli.trainer.max_epochs, cli.model.style) == (256, 1, "verdict")
+    cli = Built(["fit", "--config", str(ROOT / "generative_7b.yaml"), "--model.style", "reasoning"])
+    assert cli.model.template.name_or_path == "reasoning"
+
+
+@pytest.mark.parametrize("config", ["critic_7b.yaml", "generative_7b.yaml"])
+def test_overlays_and_benchmarks_merge_onto_the_paradigms(config, tmp_path, monkeypatch):
+    """As onto 7b.yaml."""
+    monkeypatch.chdir(tmp_path)
+    files = [config, "overlays/fsdp.yaml", "benchmarks/vl_rewardbench.yaml"]
+    cli = Built(["test", *(part for file in files for part in ("--config", str(ROOT / file)))])
+    assert type(cli.model) is PARADIGMS[config] and type(cli.trainer.strategy).__name__ == "FSDP2Strategy"
+    assert [source.name for source in cli.datamodule.sources("test")] == ["vl_rewardbench"]

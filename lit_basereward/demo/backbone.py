@@ -14,7 +14,7 @@ from lit_basereward.nn.backbone import Backbone, Part
 
 @dataclass
 class TinyQwen2_5VL(Backbone):
-    """A Qwen2.5-VL of 1.5 million parameters with a byte-level tokenizer of 450 tokens, trained from scratch.
+    """A Qwen2.5-VL of 1.5 million parameters with a byte-level tokenizer of 453 tokens, trained from scratch.
 
     Args:
         name_or_path: where config and tokenizer are kept; empty is a cache folder of the user's.

@@ -90,13 +90,14 @@ class Digits(MadeSource):
                 for first in range(10):
                     group = [classes[(first + offset) % 10] for offset in offsets]
                     question = rng.choice(DIGIT_QUESTIONS)
-                    answers = tuple(rng.choice(DIGIT_ANSWERS).format(DIGITS[digit]) for digit in group)
+                    said = tuple(DIGITS[digit] for digit in group)
+                    answers = tuple(rng.choice(DIGIT_ANSWERS).format(name) for name in said)
                     for i, digit in enumerate(group):
                         ratings = tuple(float(i == j) for j in range(k))
                         mistakes = tuple(() if i == j else ("digit",) for j in range(k))
                         shows = digit, next(unused[digit])
-                        finding = f"Shows {DIGITS[digit]}"
-                        made.append(Candidates(question, answers, ratings, mistakes, finding, f"K={k}", shows))
+                        finding = f"Shows {said[i]}"
+                        made.append(Candidates(question, answers, ratings, said, mistakes, finding, f"K={k}", shows))
         return made
 
     def draw(self, index: int) -> bytes:
@@ -151,12 +152,13 @@ class Scenes(MadeSource):
             grid = itertools.product(*(rng.sample(SCENE_VARIES[attribute], 2) for attribute in varied))
             scenes = [replace(base, **dict(zip(varied, point, strict=True))) for point in grid]
             question, answer = rng.choice(SCENE_QUESTIONS), rng.choice(SCENE_ANSWERS)
-            captions = tuple(answer.format(scene.caption()) for scene in scenes)
+            said = tuple(scene.caption() for scene in scenes)
+            captions = tuple(answer.format(caption) for caption in said)
             for scene in scenes:
                 wrong = tuple(tuple(a for a in varied if getattr(scene, a) != getattr(o, a)) for o in scenes)
                 ratings = tuple(float(-len(mistakes)) for mistakes in wrong)
                 finding = f"Shows {scene.caption()}"
-                made.append(Candidates(question, captions, ratings, wrong, finding, " ".join(varied), scene))
+                made.append(Candidates(question, captions, ratings, said, wrong, finding, " ".join(varied), scene))
         return made
 
     def draw(self, index: int) -> bytes:
@@ -229,10 +231,12 @@ class Sums(MadeSource):
             if abs(sum(first) - sum(second)) < SUM_DISTANCE:
                 continue
             question = rng.choice(SUM_QUESTIONS)
-            answers = tuple(rng.choice(SUM_ANSWERS).format(sum(pair)) for pair in (first, second))
+            said = tuple(str(sum(pair)) for pair in (first, second))
+            answers = tuple(rng.choice(SUM_ANSWERS).format(number) for number in said)
             for pair, ratings in ((first, (1.0, 0.0)), (second, (0.0, 1.0))):
                 mistakes = tuple(() if rating else ("sum",) for rating in ratings)
-                made.append(Candidates(question.format(*pair), answers, ratings, mistakes, f"Makes {sum(pair)}", ""))
+                finding = f"Makes {sum(pair)}"
+                made.append(Candidates(question.format(*pair), answers, ratings, said, mistakes, finding, ""))
         return made
 
 
@@ -244,20 +248,21 @@ def png(image: Image) -> bytes:
 
 
 def demo_texts() -> list[str]:
-    """Every text of the demo once, templates included: what its tokenizer, one for all paradigms, is trained on."""
+    """Texts with every word of the demo, templates too: what its tokenizer, one for all paradigms, is made from."""
     captions = [Scene(*parts).caption() for parts in itertools.product(COUNTS, COLOURS, SHAPES, OBJECTS)]
     pairs = list(itertools.product(range(SUM_OPERANDS), repeat=2))
-    texts = [*DIGIT_QUESTIONS, *SCENE_QUESTIONS, *(file.read_text() for file in sorted(TEMPLATES.glob("*.txt")))]
-    texts += [answer.format(digit) for answer in DIGIT_ANSWERS for digit in DIGITS]
-    texts += [answer.format(caption) for answer in SCENE_ANSWERS for caption in captions]
-    texts += [question.format(*pair) for question in SUM_QUESTIONS for pair in pairs]
-    texts += [answer.format(sum(pair)) for answer in SUM_ANSWERS for pair in pairs]
-    scene_mistakes = [m for n in range(3) for m in itertools.combinations(SCENE_VARIES, n)]
-    for findings, kinds in (
-        ([f"Shows {digit}" for digit in DIGITS], [(), ("digit",)]),
-        ([f"Shows {caption}" for caption in captions], scene_mistakes),
-        ([f"Makes {sum(pair)}" for pair in pairs], [(), ("sum",)]),
+    numbers = [str(number) for number in range(2 * SUM_OPERANDS - 1)]
+    texts = [
+        *DIGIT_QUESTIONS,
+        *SCENE_QUESTIONS,
+        *(question.format(*pair) for question in SUM_QUESTIONS for pair in pairs),
+    ]
+    for verb, things, answers, names in (
+        ("Shows", DIGITS, DIGIT_ANSWERS, ("digit",)),
+        ("Shows", captions, SCENE_ANSWERS, tuple(SCENE_VARIES)),
+        ("Makes", numbers, SUM_ANSWERS, ("sum",)),
     ):
-        texts += [critique(finding, mistakes) for finding in findings for mistakes in kinds]
-        texts += [judgement(finding, *two) for finding in findings for two in itertools.permutations(kinds, 2)]
-    return sorted(set(texts) - {""})
+        texts += [answer.format(thing) for answer in answers for thing in things]
+        texts += [critique(f"{verb} {thing}", thing, names) for thing in things]
+        texts += [judgement(f"{verb} {thing}", (thing, thing), (names, ())) for thing in things]
+    return texts + [file.read_text() for file in sorted(TEMPLATES.glob("*.txt"))]
