@@ -68,7 +68,7 @@ def test_a_healthy_model_passes(backbone_folder, kind, family, layout, options, 
     assert [check for check in checks if check.status == "FAIL"] == []
     skipped = skipped | {UNTRAINED} | ({"rewards move with the images"} if family == "qwen2" else set())
     if options.get("critique") == "none":
-        skipped |= {"lm_head: layers without a gradient"}
+        skipped |= {"lm_head: tensors without a gradient"}
     assert {check.name for check in checks if check.status == "skip"} == skipped
     assert patient.module.cost.generated_tokens == 0
     assert cost is not None and json.dumps(cost.to_dict(), allow_nan=False)
@@ -92,7 +92,7 @@ def test_a_language_head_that_does_not_learn_is_caught(broken, monkeypatch):
     monkeypatch.setattr(language, "chunked_cross_entropy", lambda s, weight, *rest: right(s, weight.detach(), *rest))
     if isinstance(broken.module, GenerativeRM):
         monkeypatch.setattr(head, "forward", lambda self, states: states[:, 0].float())
-    assert failed(gradients(broken)) == ["lm_head: layers without a gradient"]
+    assert failed(gradients(broken)) == ["lm_head: tensors without a gradient"]
 
 
 def test_pooling_one_token_early_is_caught(broken, monkeypatch):

@@ -25,8 +25,11 @@ from lit_basereward.doctor.vision import images, positions
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.modules.naive import NaiveRM
-from lit_basereward.nn.reward_model import SHARED_LAYOUT
+from lit_basereward.modules.recipe import class_path
+from lit_basereward.nn.reward_model import SHARED_LAYOUT, RewardModel
 from lit_basereward.scorer import Scorer, load, load_checkpoint, restore
+from lit_basereward.serving.folder import is_export
+from lit_basereward.strategy import FSDP2Strategy
 
 SCHEMA = 1
 FAMILIES = {
@@ -59,7 +62,7 @@ def doctor(
     Args:
         ckpt_path: the model: a checkpoint or an exported folder.
         config: a YAML of `fit`, for its model and precision; repeated, later ones go over earlier ones, as in `fit`.
-            With `ckpt_path` the checkpoint gives the weights.
+            With `ckpt_path` the checkpoint gives the weights; an exported folder has its own model and takes none.
         data: a JSONL file or a source. The checks run on its first rows, and accuracies with other images are told.
             None makes rows up.
         rows: how many, at least 2.
@@ -72,25 +75,25 @@ def doctor(
         allow: modules of yours, such as ``my_pkg.heads``, whose classes the checkpoint may name.
 
     Raises:
-        ValueError: if there is no model, or too few rows.
+        ValueError: if there is no model or two of them, or too few rows.
         SystemExit: if a check fails.
     """
     if rows < 2:
         raise ValueError(f"rows is {rows}; use 2 or more, since rows are compared with each other")
     started = time.perf_counter()
     given = _rows(data, rows)
-    module, precision = from_config(config) if config else (None, "32-true")
+    module, precision, sharded = from_config(config) if config else (None, "32-true", None)
     if ckpt_path is None and module is None:
         raise ValueError("no model; give --ckpt_path, or the --config of a training run")
     done: list[Check] = []
     if ckpt_path is None and not checks:
         assert module is not None
         cost: Costs | None
-        cost = plan = planned(module, given, rows, precision)
+        cost = plan = planned(module, given, rows, precision, sharded)
         print("\n".join(table(plan, train_rows, tflops)))
         print("\nThe checks need a model: give --ckpt_path, or --checks true for this config's own, untrained.")
     else:
-        subject, told = examined(module, ckpt_path, given, rows, precision, device, allow or [])
+        subject, told = examined(module, ckpt_path, given, rows, precision, sharded, device, allow or [])
         print(told)
         cost, done = examine(subject, train_rows, tflops, checks is not False)
     counts = {status: sum(check.status == status for check in done) for status in ("pass", "FAIL", "skip")}
@@ -144,8 +147,11 @@ def _rows(data: str | Source | None, number: int) -> list[Preference]:
     return [source[index] for index in range(min(number, len(source)))]
 
 
-def from_config(files: Sequence[str]) -> tuple[RewardModule, str]:
-    """The module that YAML files of `fit` describe, without network, and the trainer's precision.
+def from_config(files: Sequence[str]) -> tuple[RewardModule, str, dict[str, Any] | None]:
+    """The module that YAML files of `fit` describe, without network, the trainer's precision, and settings of FSDP2.
+
+    Returns:
+        module; precision; arguments of :class:`FSDP2Strategy`, None where another strategy is named.
 
     Raises:
         ValueError: if they name no model.
@@ -170,11 +176,41 @@ def from_config(files: Sequence[str]) -> tuple[RewardModule, str]:
     if parsed.model is None:
         raise ValueError(f"no model in {', '.join(files)}; give a config with a model section")
     built = parser.instantiate(Namespace(model=parsed.model)).model
-    return built, str(parsed.trainer.precision or "32-true")
+    strategy = parsed.trainer.strategy
+    sharded = getattr(strategy, "class_path", None) == class_path(FSDP2Strategy)
+    return built, str(parsed.trainer.precision or "32-true"), strategy.init_args.as_dict() if sharded else None
 
 
-def planned(module: RewardModule, given: Sequence[Preference], rows: int, precision: str) -> Costs:
+def _as_sharded(model: RewardModel | None, sharded: dict[str, Any] | None, precision: str) -> str:
+    """Checkpoint activations as FSDP2 does; the precision of the trainer that comes next to what it computes in."""
+    if sharded is None:
+        return precision
+    if sharded["activation_checkpointing"] and model is not None:
+        model.base.get_decoder().activation_checkpointing_enable({"use_reentrant": False})
+    if sharded["compute_dtype"] == "float32":
+        return precision
+    print(
+        "FSDP2 computes in bfloat16, counted here as autocast to it, which keeps somewhat more; figures are those of "
+        "one device before weights, gradients and optimizer state are dealt out"
+    )
+    return "bf16-mixed"
+
+
+def planned(
+    module: RewardModule,
+    given: Sequence[Preference],
+    rows: int,
+    precision: str,
+    sharded: dict[str, Any] | None = None,
+) -> Costs:
     """Costs of a model that is not built: on `meta`, where nothing is allocated and no weights are read.
+
+    Args:
+        module: without network.
+        given: rows, made up where there are none.
+        rows: how many to make up.
+        precision: the trainer's.
+        sharded: arguments of :class:`FSDP2Strategy`, if it is trained by that.
 
     Raises:
         ValueError: for a module with more than a backbone and a head.
@@ -192,10 +228,15 @@ def planned(module: RewardModule, given: Sequence[Preference], rows: int, precis
         module.layout = "padded"  # what it would be found to need is only known once it is built
     chosen, with_images, told = row_sets(given, rows, reads_images(base.config))
     print(f"from the config alone, no weights read; {told}")
+    precision = _as_sharded(model, sharded, precision)
     compared = [row for row in [*chosen, *(r for r in with_images if r not in chosen)] if len(row.responses) > 1]
     batch = training_batch(module, compared, torch.device("cpu"))
     mixed = precision.startswith(("bf16", "16"))
-    return costs(module, model, batch, precision, varlen=mixed)
+    cost = costs(module, model, batch, precision, varlen=mixed)
+    if sharded is None:
+        return cost
+    # what autocast casts and keeps FSDP2 gathers, block by block, and lets go
+    return replace(cost, activations=replace(cost.activations, weight_copies=0.0, cached_copies=0.0))
 
 
 def examined(
@@ -204,10 +245,21 @@ def examined(
     given: Sequence[Preference],
     rows: int,
     precision: str,
+    sharded: dict[str, Any] | None,
     device: str | None,
     allow: Sequence[str],
 ) -> tuple[Subject, str]:
-    """The built model with rows to try it on, and one line about them."""
+    """The built model with rows to try it on, and one line about them.
+
+    Raises:
+        ValueError: for an export with a config beside it.
+    """
+    exported = ckpt_path is not None and is_export(ckpt_path)
+    if exported and module is not None:
+        raise ValueError(
+            f"{ckpt_path!r} is an export, which has its own model: leave out --config, or give the checkpoint that it "
+            "was made from"
+        )
     if ckpt_path is None:
         assert module is not None
         module.configure_model()
@@ -215,9 +267,15 @@ def examined(
     elif module is None:
         scorer = load(ckpt_path, device=device, allow=allow)
     else:  # the model of the config, the weights of the checkpoint
-        described: dict[str, Any] = {"state_dict": {}}
-        module.on_save_checkpoint(described)
-        checkpoint = load_checkpoint(Path(ckpt_path)) | {"hyper_parameters": described["hyper_parameters"]}
-        scorer = Scorer(restore(checkpoint, [*allow, *packages(described["hyper_parameters"])]), device)
+        described = module.described()
+        checkpoint = load_checkpoint(Path(ckpt_path)) | {"hyper_parameters": described}
+        scorer = Scorer(restore(checkpoint, [*allow, *packages(described)]), device)
     chosen, with_images, told = row_sets(given, rows, scorer.collator.chat.image_token is not None)
-    return Subject(scorer, chosen, with_images, precision, ckpt_path, allow), told
+    if exported and scorer.module.backbone.lora is None:
+        told += (
+            "\nan export is read with its backbone frozen, so costs and gradients below are those of training what is "
+            "left; those of its training are told for its checkpoint"
+        )
+    subject = Subject(scorer, chosen, with_images, precision, ckpt_path, allow)
+    subject.precision = _as_sharded(subject.model, sharded, precision)
+    return subject, told

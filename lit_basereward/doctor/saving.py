@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_basereward.doctor.check import Check, at_most, skipped
 from lit_basereward.doctor.subject import Subject, difference, reading
+from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.scorer import load, load_checkpoint
-from lit_basereward.serving.folder import RECIPE
+from lit_basereward.serving.folder import HEAD, head_weights, is_export
 
 FAMILY = "saving"
 
@@ -38,15 +40,27 @@ def _as_stored(subject: Subject) -> Check:
     name = "weights as in the checkpoint (tensors that differ)"
     if subject.checkpoint is None:
         return skipped(FAMILY, name, "no checkpoint was given")
-    if (Path(subject.checkpoint) / RECIPE).exists():
-        return skipped(FAMILY, name, "an exported folder is held against its list of hashes when it is loaded")
-    stored, own = load_checkpoint(Path(subject.checkpoint))["state_dict"], subject.module.state_dict()
+    stored, own = _stored(subject, Path(subject.checkpoint)), subject.module.state_dict()
+    if not stored:
+        return skipped(FAMILY, name, "the export of a judge has no head, and its files were held against hashes")
     wrong = sorted(
         name for name, tensor in stored.items() if name not in own or not torch.equal(tensor, own[name].cpu())
     )
-    wrong += sorted(name for name in own if ".head." in name and name not in stored)
+    wrong += sorted(name for name in own if name.startswith("model.head.") and name not in stored)
     note = f"{len(stored)} in the file" + (f"; not so: {', '.join(wrong[:3])}" if wrong else "")
     return at_most(FAMILY, name, len(wrong), 0, note)
+
+
+def _stored(subject: Subject, path: Path) -> dict[str, Tensor]:
+    """Weights in the file under the module's names; of an export the head, and what trained beside adapters.
+
+    The rest of an export is read by transformers, under names of its own, and was held against hashes before.
+    """
+    if not is_export(path):
+        return load_checkpoint(path)["state_dict"]
+    if isinstance(subject.module, GenerativeRM) and not (path / HEAD).is_file():  # its head has no weights
+        return {}
+    return {f"model.{name}": value for name, value in head_weights(path).items()}
 
 
 def _save(subject: Subject, folder: Path) -> tuple[Path, list[str]]:

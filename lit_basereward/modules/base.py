@@ -243,16 +243,20 @@ class RewardModule(pl.LightningModule, ABC):
         }
 
     # ---------------------------------------------------------------------------------------------- checkpoints
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write hyper-parameters as the YAML that builds this module, also where it was built in Python."""
+    def described(self) -> dict[str, Any]:
+        """Hyper-parameters as the YAML that builds this module, also where it was built in Python."""
         hyper_parameters = {
             key: recipe(value) for key, value in self.hparams.items() if key not in ("_class_path", "_instantiator")
         }
-        checkpoint["hyper_parameters"] = {
+        return {
             "_class_path": class_path(type(self)),
             **hyper_parameters,
             "_instantiator": "lightning.pytorch.cli.instantiate_module",
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what builds this module beside its weights; of a partial one without the frozen ones."""
+        checkpoint["hyper_parameters"] = self.described()
         if self.calibration is not None:
             checkpoint["calibration"] = self.calibration.to_dict()
         if self._trainer is not None:

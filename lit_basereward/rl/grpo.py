@@ -15,7 +15,7 @@ from lit_basereward.callbacks.plot import can_draw
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.lora import merge
 from lit_basereward.rl.prompts import Prompts
-from lit_basereward.rl.reward import Reward
+from lit_basereward.rl.reward import Reward, means
 from lit_basereward.rl.task import Sample, Task
 from lit_basereward.serving.export import PROCESSOR_FILES, copy_processor, source_folder
 
@@ -49,7 +49,7 @@ def grpo(
         policy: the model: hub id or folder of a language model, with its language head, such as the export of a judge.
             What trains is stored in float32.
         task: prompts to learn on.
-        rewards: what completions are worth, summed; ``settings.reward_weights`` weighs them.
+        rewards: what completions are worth, summed; ``settings.reward_weights`` weighs them. Their parts are logged.
         output: folder to write: ``policy`` (a Hugging Face folder with its processor), ``metrics.jsonl``,
             ``curves.png`` and, where ``settings`` ask for them, TRL's checkpoints.
         held_out: prompts to evaluate on.
@@ -68,9 +68,10 @@ def grpo(
     if policy.quantize is not None:
         raise ValueError("policy.quantize: a 4-bit policy is not supported here; use lora with dtype: bfloat16")
     config = trl_config(settings or {}, target, policy, evaluates=held_out is not None)
-    for each in (task, held_out):
+    for each in (*rewards, task, held_out):
         if each is not None:
             each.prepare()
+    check_groups(rewards, config)
     target.mkdir(parents=True, exist_ok=True)
     if config.resume_from_checkpoint is None:
         (target / METRICS).unlink(missing_ok=True)
@@ -156,6 +157,31 @@ def _typed(config_class: Any, name: str, value: Any) -> Any:
         raise ValueError(f"settings.{name} is {value!r}: {str(error).strip().splitlines()[-1].strip()}") from error
 
 
+def check_groups(rewards: Sequence[Reward], config: Any) -> None:
+    """A model that compares needs all completions of a prompt in one process, and at least two of them.
+
+    Raises:
+        ValueError: where it would get a part of them.
+    """
+    if all(reward.comparable_across_rows for reward in rewards):
+        return
+    batch = config.per_device_train_batch_size * config.steps_per_generation
+    if batch % config.num_generations:
+        raise ValueError(
+            f"the reward model compares the completions of a prompt, but a process gets {batch} of them, which are no "
+            f"whole groups of num_generations {config.num_generations}; make settings.per_device_train_batch_size "
+            "times settings.steps_per_generation (or gradient_accumulation_steps) a multiple of it"
+        )
+    if config.eval_on_start and (
+        config.num_generations_eval < 2 or config.per_device_eval_batch_size % config.num_generations_eval
+    ):
+        raise ValueError(
+            "the reward model compares the completions of a prompt, but held-out prompts are not answered in whole "
+            "groups; set settings.num_generations_eval to 2 or more, and settings.per_device_eval_batch_size to a "
+            "multiple of it"
+        )
+
+
 def _trainer(
     policy: Backbone, task: Task, rewards: Sequence[Reward], held_out: Task | None, config: Any, metrics: Path
 ) -> tuple[Any, Any]:
@@ -191,9 +217,9 @@ def _for_trl(reward: Reward, tokenizer: Any, parts: set[str]) -> Callable[..., l
     def function(completion_ids: list[list[int]], sample: list[Sample], log_metric: Any, **_: Any) -> list[float]:
         # decoded here: TRL's own text lacks the thoughts where a model has a schema for its responses
         found = reward(tokenizer.batch_decode(completion_ids, skip_special_tokens=True), sample)
-        for name in found.keys() - {"reward"}:
+        for name, mean in means(found).items():
             parts.add(name)
-            log_metric(name, sum(found[name]) / len(found[name]))
+            log_metric(name, mean)
         return found["reward"]
 
     function.__name__ = type(reward).__name__

@@ -22,7 +22,7 @@ NAMES = {
     "learning_rate": "learning_rate",
 }
 """TRL's names of metrics, and ours."""
-_SHOWN = ("reward", "accuracy", "format", "consistency", "length")
+_SHOWN = ("reward", "accuracy", "model", "probability", "format", "consistency", "length")
 
 
 class Progress(TrainerCallback):

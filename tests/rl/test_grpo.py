@@ -13,11 +13,22 @@ from jsonargparse import ArgumentParser
 from lit_basereward.cli_tools import TOOLS
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.lora import LoRA, Quantize
-from lit_basereward.rl import JudgeReward, JudgeTask, Reward, Sample, WarmStarted
+from lit_basereward.rl import (
+    HybridReward,
+    JudgeReward,
+    JudgeTask,
+    ModelReward,
+    PromptTask,
+    Reward,
+    RuleReward,
+    Sample,
+    Task,
+    WarmStarted,
+)
 from lit_basereward.testing import ListSource, preferences
 
 pytest.importorskip("trl")
-from lit_basereward.rl.grpo import grpo, trl_config
+from lit_basereward.rl.grpo import check_groups, grpo, trl_config
 from lit_basereward.rl.progress import Progress, draw_curves
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +69,8 @@ def test_errors_before_anything_is_loaded(tmp_path):
         grpo(Backbone("x"), task, [JudgeReward()], str(tmp_path / "there"))
     with pytest.raises(ValueError, match="there is no reward"):
         grpo(Backbone("x"), task, [], str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="no reward model at"):  # before the task is read, which has no prompt
+        grpo(Backbone("x"), task, [ModelReward(str(tmp_path / "none.ckpt"))], str(tmp_path / "new"))
     with pytest.raises(ValueError, match="4-bit policy"):
         grpo(Backbone("x", quantize=Quantize(), lora=LoRA()), task, [JudgeReward()], str(tmp_path / "new"))
     with pytest.raises(ValueError, match="give a task to imitate"):
@@ -73,12 +86,57 @@ def test_configs(config, tmp_path, monkeypatch):
     parser.add_function_arguments(grpo, sub_configs=False)
     text = (ROOT / "configs/rl" / config).read_text()
     built = parser.instantiate_classes(parser.parse_object(yaml.safe_load(text)))
-    assert isinstance(built.task, JudgeTask) and all(isinstance(reward, Reward) for reward in built.rewards)
+    assert isinstance(built.task, Task) and all(isinstance(reward, Reward) for reward in built.rewards)
     made = trl_config(built.settings, tmp_path, built.policy, evaluates=built.held_out is not None)
     assert made.beta == 0 and made.num_generations == 8
     for word in ("# Purpose ", "# Hardware ", "# Licence ", "# Command "):
         assert word in text
     assert f"grpo --config configs/rl/{config}" in text and TOOLS["grpo"] == "lit_basereward.rl.grpo:grpo"
+
+
+class Compares(JudgeReward):
+    """As a reward model that only compares."""
+
+    comparable_across_rows = False
+
+
+@pytest.mark.parametrize(
+    ("given", "evaluates", "message"),
+    [
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, False, None),  # 8: one group
+        (
+            {"per_device_train_batch_size": 4, "steps_per_generation": 3, "num_generations": 3},
+            True,
+            "num_generations_eval",
+        ),
+        (
+            {"per_device_train_batch_size": 9, "num_generations": 3, "num_generations_eval": 3},
+            True,
+            "num_generations_eval",
+        ),
+        ({"per_device_train_batch_size": 8, "num_generations_eval": 4}, True, None),
+    ],
+)
+def test_a_model_that_compares_gets_whole_groups(tmp_path, given, evaluates, message):
+    """8 of train, and 8 (TRL's default) of held-out completions at a time: 8 / 3 is no whole number."""
+    config = trl_config(given, tmp_path, Backbone("x"), evaluates)
+    check_groups([JudgeReward()], config)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            check_groups([JudgeReward(), Compares()], config)
+    else:
+        check_groups([Compares()], config)
+
+
+@pytest.mark.parametrize(("overlay", "kind"), [(None, HybridReward), ("rule", RuleReward), ("model", ModelReward)])
+def test_the_demo_with_each_reward(overlay, kind):
+    """A second config replaces the rewards of the first, as `grpo --config ... --config ...` does."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_function_arguments(grpo, sub_configs=False)
+    files = [ROOT / "configs/rl/grpo_demo.yaml", *([ROOT / f"configs/rl/rewards/{overlay}.yaml"] if overlay else [])]
+    parsed = parser.parse_args([argument for file in files for argument in ("--config", str(file))])
+    assert [type(reward) for reward in parser.instantiate_classes(parsed).rewards] == [kind]
 
 
 def test_progress_writes_trls_logs_under_our_names(tmp_path):
@@ -178,3 +236,41 @@ def test_adapters_of_a_text_only_policy_are_merged(backbone_folder, tmp_path):
     before, after = (dict(Backbone(at).load(language_head=True).named_parameters()) for at in (folder, str(policy)))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert before.keys() == after.keys() and changed and all("_proj" in name for name in changed)
+
+
+class Ones(RuleReward):
+    """As the rule, but what is rewarded is the word "one"; the rule's accuracy is a part."""
+
+    def __call__(self, completions: list[str], samples: list[Sample]) -> dict[str, list[float]]:
+        return {"reward": [float("one" in text) for text in completions], **self.accuracy(completions, samples)}
+
+
+@pytest.mark.slow
+def test_a_policy_learns(tmp_path, monkeypatch):
+    """Captions of digits, a short warm start, and GRPO for one word; that the reward is not accuracy is seen.
+
+    A tenth of 160 answers are "one" at first; after it more than half: 0.4 are ten standard errors of the difference.
+    """
+    from lit_basereward.demo import Digits
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def task(split: str, rows: int) -> PromptTask:
+        return PromptTask([Digits(split, rows)])
+
+    start = WarmStarted(str(tmp_path / "warm"), task=task("train", 160), steps=15, batch_size=16)
+    grpo(
+        start,
+        task("train", 160),
+        [Ones()],
+        str(tmp_path / "run"),
+        held_out=task("val", 160),
+        settings={
+            "max_steps": 12, "per_device_train_batch_size": 64, "num_generations": 8, "per_device_eval_batch_size": 160,
+            "max_completion_length": 8, "learning_rate": 3e-4, "lr_scheduler_type": "constant",
+        },
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    before, after = [line for line in lines if line["split"] == "held_out"]
+    assert after["reward"] > before["reward"] + 0.4
+    assert after["accuracy"] < 0.3

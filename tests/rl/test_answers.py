@@ -1,0 +1,141 @@
+"""Answers in completions: where they are found, and what equals what. Each row is one decision."""
+
+from __future__ import annotations
+
+import pytest
+
+from lit_basereward.rl.answers import Answer, extract, matches, options_of, quantity, same_formula
+
+
+@pytest.mark.parametrize(
+    ("completion", "text", "marked"),
+    [
+        (r"So \boxed{\frac{1}{2}} it is.", r"\frac{1}{2}", True),  # braces counted
+        (r"\boxed{3}, no: \boxed{4}", "4", True),  # the last
+        (r"\boxed{a\}b}", r"a\}b", True),  # an escaped brace closes nothing
+        (r"\boxed{3} and \boxed{4", "3", True),  # one that never closes is none
+        (r"<answer>\boxed{4}</answer>", "4", True),
+        ("<answer>3</answer> <ANSWER> 5 </ANSWER>", "5", True),
+        ("<answer>The answer is 4.</answer>", "4.", True),
+        ("The answer is 4.", "4.", True),
+        ("Answer: B\nbecause", "B", True),
+        ("**Final answer:** 12 cm", "** 12 cm", True),
+        ("The answer is 3. No: the answer is 4.", "4.", True),
+        ("It shows a cat.\nA cat.", "A cat.", False),  # else the last line
+        (r"<think>\boxed{3}</think>Four.", "Four.", False),  # thoughts are no answer
+    ],
+)
+def test_extract(completion, text, marked):
+    assert extract(completion) == Answer(text, marked)
+
+
+@pytest.mark.parametrize("completion", ["", " \n", "<think>It may be 4."])
+def test_no_answer(completion):
+    assert extract(completion) is None
+
+
+def test_one_form_only():
+    text = r"\boxed{1} <answer>2</answer> The answer is 3"
+    assert extract(text, "boxed") == Answer("1", True) and extract(text, "tagged") == Answer("2", True)
+    assert extract("The answer is 3", "boxed") is None and extract("3", "tagged") is None
+
+
+CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
+
+
+@pytest.mark.parametrize(
+    ("completion", "truth", "right"),
+    [
+        # text
+        ("four", "four", True),
+        ("**Four.**", "four", True),
+        ("The digit is four.", "four", True),
+        ("four", "The digit is four.", True),
+        ("It is not four.", "four", False),
+        ("The cat is red.", "The dog is red.", False),
+        ("A cat", "the cat", True),
+        (r"\boxed{\text{Cat}}", "cat", True),
+        ("a caterpillar", "cat", False),
+        ("", "four", False),
+        # choices: the letter, or the option's text
+        ("B", "B", True),
+        ("(B)", "B", True),
+        ("b.", "B", True),
+        ("B. a dog", "B", True),
+        ("The answer is (B) a dog.", "B", True),
+        ("It is option B, clearly", "B", True),
+        ("a dog", "B", True),
+        ("It is a dog.", "B", True),
+        ("a cat", "B", False),
+        ("B. a cat", "A", False),  # the letter decides
+        ("A", "B", False),
+        ("A dog", "B", True),  # an article, not a letter
+        ("<answer>C</answer>", "(C) 12 cm", True),
+        ("12 cm", "C. 12 cm", True),
+        # numbers
+        ("1,200", "1200", True),
+        ("There are 3 cats and 4 dogs", "4", True),  # the last one
+        (r"\boxed{3 of 10}", "10", False),  # what is marked has to be it
+        ("\u22123.50", "-3.5", True),
+        ("3/4", "0.75", True),
+        (r"\boxed{\frac{3}{4}}", "0.75", True),
+        ("0.333", "1/3", True),  # 0.0003 / 0.3333 is within a thousandth
+        ("0.33", "1/3", False),
+        ("1001", "1000", False),  # whole numbers are hit
+        ("1.2e3", "1200", True),
+        (r"$1.2 \times 10^{3}$", "1200", True),
+        ("1/0", "1", False),
+        # units
+        ("350 cm", "3.5 m", True),
+        ("3.5", "3.5 m", True),  # the unit left out
+        ("3.5 kg", "3.5 m", False),
+        ("2 hours", "120 min", True),
+        ("36 km/h", "10 m/s", True),
+        ("2 m^2", "20000 cm\u00b2", True),
+        (r"\boxed{5\text{ cm}}", "50 mm", True),
+        ("$5", "5 dollars", True),
+        (r"\boxed{\$5}", "5", True),
+        ("3 dogs", "3 cats", False),
+        ("50 %", "0.5", True),
+        ("50", "50%", True),
+        ("0.5", "50\\%", True),
+        ("5", "50%", False),
+        ("90 degrees", "90\u00b0", True),
+    ],
+)
+def test_matches(completion, truth, right):
+    given = extract(completion)
+    assert (given is not None and matches(given, truth, options_of(CHOICES))) == right
+
+
+def test_tolerance_is_relative():
+    """1 of 100.0 is a hundredth."""
+    given = Answer("101.0", True)
+    assert matches(given, "100.0", tolerance=0.01) and not matches(given, "100.0", tolerance=0.009)
+
+
+def test_options():
+    assert options_of(CHOICES) == {"A": "a cat", "B": "a dog", "C": "12 cm"}
+
+
+def test_what_is_no_quantity():
+    assert quantity("four") is None and quantity("2 of 3") is None and quantity("") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "truth", "same"),
+    [
+        ("x^2+2x+1", "(x+1)^2", True),
+        (r"\sqrt{8}", r"$2\sqrt{2}$", True),
+        ("x = 3", "3", True),
+        (r"\frac12", "1/2", True),
+        (r"3\pi", "9.42", False),
+        ("a cat", "tac a", False),  # products of letters would be equal
+        ("__import__('os').system('false')", "1", False),
+        ("9" * 400, "9", False),
+    ],
+)
+def test_formulas(given, truth, same):
+    pytest.importorskip("math_verify")
+    assert same_formula(given, truth) == same
+    assert matches(Answer(given, True), truth, maths=True) == same
