@@ -14,7 +14,7 @@ from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.scorer import Scorer
 
 TOLERANCE = 1e-5  # on rewards read back, in units of :func:`lost`
-ROUNDED = 0.05  # the same where weights are written in bfloat16, which moves rewards in the second digit
+ROUNDED = 0.05  # the same where weights are written in bfloat16, whose 8 bits are 2 to 3 digits
 
 
 def made_up(scorer: Scorer) -> list[Preference]:
