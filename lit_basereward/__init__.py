@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lit_basereward.losses import RankingLoss, Regularizer
     from lit_basereward.modules.base import RewardModule
     from lit_basereward.modules.critic import CriticRM
+    from lit_basereward.modules.ensemble import EnsembleRM
     from lit_basereward.modules.generative import GenerativeRM
     from lit_basereward.modules.naive import NaiveRM
     from lit_basereward.nn.backbone import Backbone
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Backbone": "nn.backbone",
     "CriticRM": "modules.critic",
+    "EnsembleRM": "modules.ensemble",
     "GenerativeRM": "modules.generative",
     "NaiveRM": "modules.naive",
     "Preference": "data.types",
@@ -32,8 +34,8 @@ _HOME = {
     "load": "scorer",
 }
 __all__ = [
-    "Backbone", "CriticRM", "GenerativeRM", "NaiveRM", "Preference", "RankingLoss", "Regularizer", "RewardHead",
-    "RewardModule", "Scorer", "load",
+    "Backbone", "CriticRM", "EnsembleRM", "GenerativeRM", "NaiveRM", "Preference", "RankingLoss", "Regularizer",
+    "RewardHead", "RewardModule", "Scorer", "load",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ tools:
   calibrate      temperature and offset of a checkpoint's rewards, fitted on held-out rows and stored in it
   curate         corpora in, curated rows out: filters, decontamination, mixture, and a report of all of it
   doctor         what training a model costs, and proofs on it: nothing is silently wrong
+  ensemble       reward models and a combiner, fitted on held-out rows, as one: a folder to test, predict and load
   export         a checkpoint as a Hugging Face folder, adapters merged, that `lit_basereward.load` reads back
   grpo           reinforcement learning of a judge, with TRL as the engine
   report SUITE   figures and a page of any model's rewards on a benchmark; compares two models

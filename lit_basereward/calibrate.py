@@ -15,6 +15,8 @@ from lit_basereward.checkpoint import META, read_checkpoint
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import Preference
+from lit_basereward.ensemble.folder import is_ensemble
+from lit_basereward.ensemble.folder import store_calibration as store_ensemble_calibration
 from lit_basereward.metrics.calibration import Calibration, OffsetRule
 from lit_basereward.metrics.reliability import pair_calibration
 from lit_basereward.scorer import Scorer, load
@@ -36,7 +38,7 @@ def calibrate(
     validation, with the rule ``median``; this is for other rows, or for the rule ``labels``.
 
     Args:
-        ckpt_path: the model's ``.ckpt`` file, the folder of a sharded checkpoint, or an export.
+        ckpt_path: the model's ``.ckpt`` file, the folder of a sharded checkpoint, an export, or an ensemble's folder.
         data: held-out rows: a JSONL file or a source. Not a benchmark that is reported afterwards.
         rule: ``median`` maps the median reward to 0.5; ``labels`` fits right and wrong answers, which are those with
             ratings 1 and 0.
@@ -105,6 +107,13 @@ def _labels(rows: Sequence[Preference]) -> Tensor:
 
 def _store(path: Path, target: Path, calibration: Calibration) -> Path:
     """The checkpoint with its calibration, whole or not at all; an export in its place, or as a copy."""
+    if is_ensemble(path):
+        if path.is_file():
+            raise ValueError(f"{path} is a config; write the ensemble with `python -m lit_basereward ensemble` first")
+        if target != path:
+            shutil.copytree(path, target)
+        store_ensemble_calibration(target, calibration.to_dict())
+        return target
     if is_export(path):
         if target != path:
             shutil.copytree(path, target)

@@ -35,6 +35,7 @@ from lit_basereward.cli_checkpoint import (
 from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
 from lit_basereward.cli_tools import TOOLS, run_tool
 from lit_basereward.data.datamodule import PreferenceDataModule
+from lit_basereward.ensemble.folder import is_ensemble, read_ensemble
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.modules.critic import CriticRM  # noqa: F401 - imported, so that YAML can name it without its path
@@ -146,6 +147,8 @@ class RewardCLI(LightningCLI):
         if checkpoint_path and is_export(checkpoint_path):
             self.checkpoint = load_export(checkpoint_path, next(each for each in args if each in parser.commands))
             args = [*args, "--ckpt_path=null", f"--model.init_from={checkpoint_path}"]
+        elif checkpoint_path and is_ensemble(checkpoint_path):
+            self.checkpoint, args = read_ensemble(checkpoint_path), [*args, "--ckpt_path=null"]
         elif checkpoint_path:
             self.checkpoint = load_checkpoint(checkpoint_path)
         section = model_section(self.checkpoint)

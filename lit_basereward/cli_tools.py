@@ -20,6 +20,7 @@ TOOLS = {
     "calibrate": "lit_basereward.calibrate:calibrate",
     "curate": "lit_basereward.curate:curate",
     "doctor": "lit_basereward.doctor.run:doctor",
+    "ensemble": "lit_basereward.ensemble.fitting:ensemble",
     "export": "lit_basereward.serving.export:export",
     "grpo": "lit_basereward.rl.grpo:grpo",
     "report": "lit_basereward.benchmarks.report:report",

@@ -18,6 +18,7 @@ from lit_basereward.allowed import check_classes
 from lit_basereward.checkpoint import is_sharded, read_checkpoint
 from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import Preference
+from lit_basereward.ensemble.folder import is_ensemble, load_ensemble
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.shards import first_line
@@ -103,8 +104,8 @@ class Scorer:
             one [K] tensor per row, float32 on the CPU.
         """
         batch = self.collator(list(enumerate(rows))).to(self.device)
-        # Parts that are stored in bfloat16 meet float32 ones under autocast alone.
-        mixed = self.module.backbone.dtype == "bfloat16"
+        # Parts that are stored in bfloat16 meet float32 ones under autocast alone; an ensemble's members see to it.
+        mixed = getattr(getattr(self.module, "backbone", None), "dtype", None) == "bfloat16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             rewards = self.module.score(batch).float().cpu()
         return list(rewards.split([len(row.responses) for row in rows]))
@@ -117,11 +118,11 @@ def load(
     backbone: str | None = None,
     trust_remote_code: bool = False,
 ) -> Scorer:
-    """A trained reward model from its checkpoint or export.
+    """A trained reward model from its checkpoint or export, or an ensemble of them.
 
     Args:
-        path: a ``.ckpt`` file, the folder of a sharded checkpoint, or a folder that ``export`` has written. No code in
-            it runs.
+        path: a ``.ckpt`` file, the folder of a sharded checkpoint, a folder that ``export`` has written; for an
+            ensemble the folder that ``ensemble`` has written, or a YAML config. No code in it runs.
         device: where it computes; None is the first GPU, else the CPU.
         allow: modules, such as ``my_pkg.heads``, whose classes the checkpoint may name. Those of lit_basereward and
             torch it may always name.
@@ -133,12 +134,22 @@ def load(
         ValueError: if the file is no checkpoint of ours, names other classes, or does not fit the backbone; if an
             export is not whole.
     """
-    path = Path(path)
+    return Scorer(load_module(Path(path), allow, backbone, trust_remote_code), device)
+
+
+def load_module(
+    path: Path, allow: Sequence[str] = (), backbone: str | None = None, trust_remote_code: bool = False
+) -> RewardModule:
+    """The module that :func:`load` scores with, on the CPU; its arguments are those."""
+    if is_ensemble(path):
+        if backbone is not None:
+            raise ValueError("an ensemble has several backbones; leave backbone out")
+        return load_ensemble(path, allow, trust_remote_code)
     if path.is_dir() and not is_sharded(path):
         from lit_basereward.serving.folder import load_folder
 
-        return Scorer(load_folder(path, allow, backbone, trust_remote_code), device)
-    return Scorer(restore(load_checkpoint(path), allow, backbone, trust_remote_code=trust_remote_code), device)
+        return load_folder(path, allow, backbone, trust_remote_code)
+    return restore(load_checkpoint(path), allow, backbone, trust_remote_code=trust_remote_code)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

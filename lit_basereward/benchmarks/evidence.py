@@ -6,6 +6,7 @@ The evidence of a row is a plain dict, in a module's ``evidence`` and in the lin
 - of a judge: ``votes``, ``[[i, j, wins of i, wins of j, unparsed], ...]``, or ``log_odds``,
   ``[[i, j, log-odds that i beats j], ...]``, where response i was presented first and j second; ``judgements``, the
   texts, in the order of ``votes``
+- of an ensemble, and of several heads: ``members``, ``{name: [a reward for each response]}`` of those that vote on it
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.metrics import order_swap_consistency
 
 Evidence = dict[str, Any]
-KEYS = ("critiques", "empty", "unfinished", "votes", "log_odds", "judgements")
+KEYS = ("critiques", "empty", "unfinished", "votes", "log_odds", "judgements", "members")
 COST = ("forwards", "generated_tokens", "seconds")
 """What is told of a scored row's cost, on average."""
 
@@ -164,6 +165,8 @@ def _select(evidence: Evidence, responses: list[int]) -> Evidence:
     found: Evidence = {}
     if "critiques" in evidence:
         found["critiques"] = [evidence["critiques"][old] for old in responses]
+    if "members" in evidence:
+        found["members"] = {name: [given[old] for old in responses] for name, given in evidence["members"].items()}
     for key in ("votes", "log_odds"):
         if key in evidence:
             about = [line for line in evidence[key] if line[0] in number and line[1] in number]
@@ -237,6 +240,12 @@ def _are_pairs(value: Any, responses: int, width: int, rest: Callable[[Any], boo
     )
 
 
+def _are_members(value: Any, responses: int) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(given, list) and len(given) == responses and all(map(_is_number, given)) for given in value.values()
+    )
+
+
 _FORMS: dict[str, tuple[Callable[[Any, int], bool], str]] = {
     "critiques": (_are_critiques, "a list of texts for each response"),
     "empty": (lambda value, _: _is_count(value), "a count"),
@@ -250,4 +259,5 @@ _FORMS: dict[str, tuple[Callable[[Any, int], bool], str]] = {
         "[[i, j, log-odds that i beats j], ...] with positions of responses",
     ),
     "judgements": (lambda value, _: _are_texts(value), "a list of texts"),
+    "members": (_are_members, "a number for each response under the name of each member that votes"),
 }

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -66,7 +66,7 @@ class RewardModule(pl.LightningModule, ABC):
             every small update.
     """
 
-    comparable_across_rows: ClassVar[bool] = True
+    comparable_across_rows: bool = True
     """False where a reward means something only beside the other responses of its row."""
 
     def __init__(
@@ -82,13 +82,17 @@ class RewardModule(pl.LightningModule, ABC):
         allow_bf16_weights: bool = False,
     ) -> None:
         super().__init__()
+        self._begin()
         self.backbone, self.layout, self.init_from = backbone, layout, init_from
         self.train_too_long, self.score_too_long = train_too_long, score_too_long
         self.model: RewardModel | None = None
         self.make_optimizer, self.make_schedule, self.head_lr = optimizer, schedule, head_lr
         self.allow_bf16_weights = allow_bf16_weights
-        self.trained = False
         self.strict_loading = not backbone.partial  # frozen weights may be left out; we check all names ourselves
+
+    def _begin(self) -> None:
+        """What every scorer has, one that is made of others and has no backbone of its own among them."""
+        self.trained = False
         self.calibration: Calibration | None = None
         """How rewards become probabilities: fitted at each validation, stored in checkpoints."""
         self.cost = Cost()

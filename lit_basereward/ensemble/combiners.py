@@ -1,0 +1,315 @@
+"""From the scores of several reward models to one reward: pure functions of the members' scores and the rows.
+
+Every combiner takes an ensemble of one for its member, and does not look at the order of the members: what is fitted is
+kept by their names.
+
+Shape legend: M members, N responses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from lit_basereward.losses.functional import comparisons
+
+
+class Combiner(ABC):
+    """Makes one reward of the members' scores. Subclass it, write ``combine``, and name the class in YAML.
+
+    A dataclass, or a class that keeps its arguments under their own names, can be written with the ensemble.
+    """
+
+    takes_judges: ClassVar[bool] = False
+    """True if members may give scores that mean something inside their row only, as pairwise judges do: then nothing
+    but differences inside a row may have a say in which response wins. The ensemble is such a model itself then."""
+    fitted_on: dict[str, str] = {}  # noqa: RUF012 - of those that are never fitted
+    """Origin of the rows that it was fitted on, by the source's name."""
+
+    @abstractmethod
+    def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """The ensemble's rewards.
+
+        Args:
+            scores: [M, N] NaN where a member does not vote; at least one does, and the same ones on a whole row.
+            row: [N] row of each response, ascending.
+            names: of the members.
+
+        Returns:
+            [N] float32.
+
+        Raises:
+            ValueError: if it is to be fitted first, or was fitted for other members.
+        """
+
+    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+        """The same combiner, settled by held-out rows. Default: there is nothing to settle.
+
+        Args:
+            scores: [M, N] as in :meth:`combine`.
+            row: [N] row of each response, ascending.
+            ratings: [N] higher is better, NaN is unrated.
+            names: of the members.
+
+        Raises:
+            ValueError: if the rows do not settle it; names the member.
+        """
+        return self
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise what :meth:`combine` would, before anything is scored.
+
+        Args:
+            names: of the members.
+        """
+
+
+@dataclass
+class Mean(Combiner):
+    """Mean of the raw rewards of those that vote: the paper's best, which needs no held-out rows (Table 7, *Avg*)."""
+
+    takes_judges: ClassVar[bool] = True
+
+    def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """See :class:`Combiner`."""
+        return weighted_mean(scores, torch.ones(len(scores))).float()
+
+
+@dataclass
+class _Weighted(Combiner):
+    """Mean with a weight for each member, which those that vote on a row share out among them."""
+
+    takes_judges: ClassVar[bool] = True
+
+    weights: dict[str, float] = field(default_factory=dict)
+    fitted_on: dict[str, str] = field(default_factory=dict)
+
+    def check(self, names: Sequence[str]) -> None:
+        """See :class:`Combiner`."""
+        _check_fitted(self, self.weights, names)
+
+    def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """See :class:`Combiner`."""
+        self.check(names)
+        return weighted_mean(scores, torch.tensor([self.weights[name] for name in names])).float()
+
+    def _normalised(self, weights: Sequence[float], names: Sequence[str]) -> Self:
+        if not sum(weights) > 0:
+            raise ValueError("no member is right about anything on the held-out rows; look at the members, or the rows")
+        return replace(self, weights={name: w / sum(weights) for name, w in zip(names, weights, strict=True)})
+
+
+@dataclass
+class AccuracyWeighted(_Weighted):
+    """Mean weighted by each member's accuracy on held-out pairs, ``acc_i / sum acc`` (paper, section 5.2).
+
+    Args:
+        weights: of each member by its name; left empty they are to be fitted.
+        fitted_on: origin of the rows that the weights are from, by the source's name.
+    """
+
+    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+        """See :class:`Combiner`. Ties are wrong."""
+        found = [float((d > 0).double().mean()) for d in _margins(scores, row, ratings, names)]
+        return self._normalised(found, names)
+
+
+@dataclass
+class ConfidenceWeighted(_Weighted):
+    """Mean weighted by each member's mean margin on held-out pairs, better less worse (paper, section 5.2).
+
+    The margin is signed: confidence in what is wrong counts against a member. The scale of its rewards counts, too.
+
+    Args:
+        weights: of each member by its name; left empty they are to be fitted.
+        fitted_on: origin of the rows that the weights are from, by the source's name.
+    """
+
+    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+        """See :class:`Combiner`; a negative mean margin is an error."""
+        found = [float(d.mean()) for d in _margins(scores, row, ratings, names)]
+        for name, margin in zip(names, found, strict=True):
+            if margin < 0:
+                raise ValueError(
+                    f"member {name!r} has a mean margin of {margin:.3g} on the held-out rows: it is surer of worse "
+                    "responses than of better ones, and no weight mends that; leave it out, or take another combiner"
+                )
+        return self._normalised(found, names)
+
+
+@dataclass
+class StandardisedMean(Combiner):
+    """Mean of rewards in units of each member's own spread, so that none speaks louder than another.
+
+    ``mean_m((r_m - mean_m) / std_m)`` over those that vote, then told on the members' common scale: times the mean
+    of all ``std_m``, plus the mean of all ``mean_m`` (our choice; it moves no comparison and keeps log-odds).
+
+    Args:
+        means: mean reward of each member by its name; left empty they are to be fitted.
+        stds: standard deviation of each member's rewards.
+        fitted_on: origin of the rows that they are from, by the source's name.
+    """
+
+    means: dict[str, float] = field(default_factory=dict)
+    stds: dict[str, float] = field(default_factory=dict)
+    fitted_on: dict[str, str] = field(default_factory=dict)
+
+    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+        """See :class:`Combiner`. No rating is needed."""
+        voted = _voted(scores, names)
+        stds = {name: float(v.std(correction=0)) for name, v in voted.items()}
+        for name, std in stds.items():
+            if not std > 0:
+                raise ValueError(f"member {name!r} gives all held-out responses one reward; leave it out")
+        return replace(self, means={name: float(v.mean()) for name, v in voted.items()}, stds=stds)
+
+    def check(self, names: Sequence[str]) -> None:
+        """See :class:`Combiner`."""
+        _check_fitted(self, self.stds, names)
+        _check_fitted(self, self.means, names)
+
+    def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """See :class:`Combiner`."""
+        self.check(names)
+        means, stds = (torch.tensor([each[n] for n in names], dtype=torch.float64) for each in (self.means, self.stds))
+        standard = (scores.double().cpu() - means[:, None]) / stds[:, None]
+        mean = weighted_mean(standard, torch.ones(len(names)))
+        return (mean * stds.mean() + means.mean()).float().to(scores.device)
+
+
+@dataclass
+class _Pessimist(Combiner):
+    """Takes the members' disagreement for a risk. Members' offsets, which pairs cannot fit, would be taken for it too.
+
+    So where ``means`` are fitted each member's is taken off first, and their mean is put back at the end.
+    """
+
+    means: dict[str, float] = field(default_factory=dict)
+    fitted_on: dict[str, str] = field(default_factory=dict)
+
+    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+        """See :class:`Combiner`. No rating is needed."""
+        return replace(self, means={name: float(voted.mean()) for name, voted in _voted(scores, names).items()})
+
+    def check(self, names: Sequence[str]) -> None:
+        """See :class:`Combiner`."""
+        if self.means:
+            _check_fitted(self, self.means, names)
+
+    def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """See :class:`Combiner`."""
+        self.check(names)
+        means = torch.tensor([self.means.get(name, 0.0) for name in names], dtype=torch.float64)
+        return (self.worst(scores.double().cpu() - means[:, None]) + means.mean()).float().to(scores.device)
+
+    @abstractmethod
+    def worst(self, scores: Tensor) -> Tensor:
+        """[N] of centred scores [M, N], float64."""
+
+
+@dataclass
+class Minimum(_Pessimist):
+    """The least reward of those that vote: a response is as good as its sharpest critic says (Coste et al. 2023).
+
+    Args:
+        means: mean reward of each member by its name, which is taken off before; empty takes raw rewards.
+        fitted_on: origin of the rows that they are from, by the source's name.
+    """
+
+    def worst(self, scores: Tensor) -> Tensor:
+        """The least."""
+        return scores.nan_to_num(nan=torch.inf).amin(0)
+
+
+@dataclass
+class LowerConfidenceBound(_Pessimist):
+    """Mean less ``k`` standard deviations of those that vote (population; one voter has none).
+
+    Args:
+        k: how many; at least 0, which is the mean.
+        means: mean reward of each member by its name, which is taken off before; empty takes raw rewards.
+        fitted_on: origin of the rows that they are from, by the source's name.
+    """
+
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.k >= 0:
+            raise ValueError(f"k is {self.k}; it counts standard deviations below the mean, so use a number >= 0")
+
+    def worst(self, scores: Tensor) -> Tensor:
+        """The mean less ``k`` standard deviations."""
+        return weighted_mean(scores, torch.ones(len(scores))) - self.k * disagreement(scores)
+
+
+def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the members that vote.
+
+    Args:
+        scores: [M, N] NaN where a member does not vote.
+        weights: [M] not negative.
+
+    Returns:
+        [N] float64. A member that does not vote leaves no trace: bit for bit the mean of the others.
+
+    Raises:
+        ValueError: if nobody votes on a response, or nobody whose weight is above 0.
+    """
+    votes = ~scores.isnan()
+    weight = weights.to(scores.device, torch.float64)[:, None] * votes
+    total = weight.sum(0)
+    if not (total > 0).all():
+        raise ValueError("a response has no vote with a weight above 0; look at the routes, or leave out such members")
+    return (torch.where(votes, scores.double(), 0.0) * weight).sum(0) / total
+
+
+def disagreement(scores: Tensor) -> Tensor:
+    """Standard deviation over the members that vote, of the population: 0 for one voter.
+
+    Args:
+        scores: [M, N] NaN where a member does not vote.
+
+    Returns:
+        [N] float64.
+    """
+    mean = weighted_mean(scores, torch.ones(len(scores)))
+    return weighted_mean((scores.double() - mean) ** 2, torch.ones(len(scores))).sqrt()
+
+
+def _voted(scores: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """What each member gave the responses that it votes on, float64."""
+    found = {name: each[~each.isnan()].double() for name, each in zip(names, scores, strict=True)}
+    for name, each in found.items():
+        if not len(each):
+            raise ValueError(f"member {name!r} votes on none of the held-out rows; give rows that it votes on")
+    return found
+
+
+def _margins(scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """Better less worse in the comparisons that each member votes on, float64."""
+    better, worse = comparisons(row, ratings)
+    found = []
+    for name, each in zip(names, scores.double(), strict=True):
+        margins = each[better] - each[worse]
+        found.append(margins[~margins.isnan()])
+        if not len(found[-1]):
+            raise ValueError(f"member {name!r} votes on no comparison of the held-out rows; give rows that it votes on")
+    return found
+
+
+def _check_fitted(combiner: Combiner, state: dict[str, float], names: Sequence[str]) -> None:
+    if not state:
+        raise ValueError(
+            f"the combiner {type(combiner).__name__} is to be fitted first: `python -m lit_basereward ensemble --fit_on "
+            "HELD_OUT.jsonl` does it and writes the ensemble; Mean needs no fitting"
+        )
+    if set(state) != set(names):
+        raise ValueError(
+            f"the combiner {type(combiner).__name__} was fitted for the members {', '.join(sorted(state))}, not for "
+            f"{', '.join(sorted(names))}; fit it again"
+        )

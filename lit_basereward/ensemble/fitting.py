@@ -1,0 +1,128 @@
+"""Fit an ensemble's combiner on held-out rows, and write the ensemble."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lit_basereward.data.sources.base import Source
+from lit_basereward.data.sources.jsonl import JSONLSource
+from lit_basereward.data.types import Preference, RowError
+from lit_basereward.ensemble.combiners import Combiner
+from lit_basereward.ensemble.folder import FILE, is_ensemble, open_ensemble, write_ensemble
+from lit_basereward.modules.ensemble import EnsembleRM, origin
+from lit_basereward.scorer import Scorer
+
+
+def ensemble(
+    config: str,
+    output: str,
+    fit_on: list[str | Source] | None = None,
+    num_rows: int = 1000,
+    seed: int = 0,
+    batch_size: int = 8,
+    device: str | None = None,
+    allow: list[str] | None = None,
+) -> Path:
+    """Write reward models and a combiner as one, and fit the combiner on held-out rows.
+
+    Writes a small folder, which names the members by path and content. `test`, `predict` and `validate` take it as
+    --ckpt_path, `calibrate` and `lit_basereward.load` by its path.
+
+    Args:
+        config: YAML whose model section is an EnsembleRM, such as configs/ensemble.yaml; or an ensemble's folder.
+        output: folder to write.
+        fit_on: held-out rows: JSONL files or sources. Not a benchmark that is reported afterwards. May be repeated.
+        num_rows: drawn from all of them together, each row as likely as another (the paper draws 1,000 from its
+            training sets).
+        seed: of the draw.
+        batch_size: rows scored at once.
+        device: where it computes. None is the first GPU, else the CPU.
+        allow: modules of yours, such as ``my_pkg.heads``, whose classes members may name.
+
+    Raises:
+        ValueError: if a member cannot be loaded, or the rows do not settle the combiner.
+    """
+    if batch_size < 1 or num_rows < 1:
+        raise ValueError(f"batch_size is {batch_size} and num_rows {num_rows}; both count rows, so use 1 or more")
+    if (Path(output) / FILE).exists():
+        raise ValueError(f"output {output!r} holds an ensemble already; name a new folder, or remove it first")
+    if not is_ensemble(config):
+        raise ValueError(f"config {config!r} is no ensemble; give a YAML file, or the folder of one")
+    module = open_ensemble(config, allow or [])
+    if fit_on:
+        sources = [JSONLSource(each) if isinstance(each, str) else each for each in fit_on]
+        module.combiner = fit(Scorer(module, device), sources, num_rows, seed, batch_size)
+        module.calibration = None  # that of another combiner
+        print(f"combiner: {module.combiner}")
+    else:
+        module.combiner.check(module.names)
+        module.configure_model()  # members that cannot be loaded are told now
+    path = write_ensemble(module, output)
+    print(f"ensemble of {', '.join(module.names)}: {path}")
+    return path.parent
+
+
+def fit(
+    scorer: Scorer, sources: Sequence[Source], num_rows: int = 1000, seed: int = 0, batch_size: int = 8
+) -> Combiner:
+    """The combiner of an ensemble, fitted.
+
+    Args:
+        scorer: of an :class:`EnsembleRM`.
+        sources: held-out rows.
+        num_rows: how many of them, drawn uniformly from those of all sources that have a comparison.
+        seed: of the draw.
+        batch_size: rows scored at once.
+
+    Raises:
+        ValueError: if the rows do not settle it.
+    """
+    module = scorer.module
+    assert isinstance(module, EnsembleRM)
+    for source in sources:
+        source.prepare()
+    rows = draw(sources, num_rows, seed)
+    scores, sizes = [], [len(row.responses) for row in rows]
+    with tqdm(total=len(rows), desc="ensemble", unit=" rows") as bar:
+        for start in range(0, len(rows), batch_size):
+            batch = scorer.collator(list(enumerate(rows[start : start + batch_size]))).to(scorer.device)
+            with torch.inference_mode():
+                scores.append(module.score_members(batch).cpu())
+            bar.update(len(batch))
+    ratings = torch.tensor([rating for row in rows for rating in row.ratings])
+    row = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes))
+    fitted = module.combiner.fit(torch.cat(scores, dim=1), row, ratings, module.names)
+    return marked(fitted, {source.name: origin(source) for source in sources})
+
+
+def marked(combiner: Combiner, fitted_on: dict[str, str]) -> Combiner:
+    """A combiner that knows which rows it was fitted on, where it is one that is fitted."""
+    if is_dataclass(combiner) and "fitted_on" in combiner.__dataclass_fields__:
+        return replace(combiner, fitted_on=fitted_on)  # type: ignore[return-value]  # of the same class
+    return combiner
+
+
+def draw(sources: Sequence[Source], num_rows: int, seed: int) -> list[Preference]:
+    """Rows with a comparison, drawn uniformly from those of all sources together; all where there are fewer."""
+    places = [(source, index) for source in sources for index in range(len(source))]
+    random.Random(seed).shuffle(places)
+
+    def usable() -> Iterator[Preference]:
+        for source, index in places:
+            try:
+                row = source[index]
+            except RowError:
+                continue
+            if row.comparisons():
+                yield row
+
+    rows = [row for _, row in zip(range(num_rows), usable(), strict=False)]
+    if not rows:
+        raise ValueError("fit_on has no row with a comparison; give rows whose responses are rated differently")
+    return rows

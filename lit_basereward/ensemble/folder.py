@@ -1,0 +1,185 @@
+"""An ensemble on disk: a folder with one small file, which names members by path and content, and holds the combiner.
+
+Members stay where they are. Each has a digest, so that an ensemble whose member was changed is refused: its combiner was
+fitted for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lit_basereward.serving.folder import MANIFEST
+
+if TYPE_CHECKING:
+    from lit_basereward.modules.ensemble import EnsembleRM
+
+FILE = "ensemble.json"
+FORMAT = 1
+_OURS = "lit_basereward.modules.ensemble.EnsembleRM"
+_NOT_STORED = ("members", "combiner", "allow", "trust_remote_code", "devices", "report_fitted")
+"""Given by who loads it, or written by us."""
+
+
+def is_ensemble(path: str | Path) -> bool:
+    """True for a folder that holds an ensemble, and for a YAML file, which may describe one."""
+    return (Path(path) / FILE).is_file() or Path(path).suffix in (".yaml", ".yml")
+
+
+def write_ensemble(module: EnsembleRM, folder: str | Path) -> Path:
+    """Write ``ensemble.json``, whole or not at all.
+
+    Args:
+        module: its members' files are read for their digests.
+        folder: made if it is not there.
+
+    Returns:
+        the file.
+    """
+    from lit_basereward.modules.recipe import class_path, recipe
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"combiner": recipe(module.combiner), "routes": [_plain(recipe(route)) for route in module.routes]}
+    content = {
+        "format": FORMAT,
+        "members": {
+            name: {"path": _path_from(folder, path), "sha256": digest(Path(path))}
+            for name, path in module.paths.items()
+        },
+        "hyper_parameters": {"_class_path": class_path(type(module)), **settings},
+        "calibration": module.calibration.to_dict() if module.calibration else None,
+    }
+    return _write(folder, content)
+
+
+def _plain(route: dict[str, Any]) -> dict[str, Any]:
+    """A route as a config has it, without class paths."""
+    arguments = route["init_args"]
+    return {"members": arguments["members"], "when": arguments["when"]["init_args"]}
+
+
+def _path_from(folder: Path, path: str) -> str:
+    """Relative to the ensemble's folder where that and the member lie in one, so that they can move together."""
+    member, home = Path(path).resolve(), folder.resolve().parent
+    return os.path.relpath(member, folder.resolve()) if member.is_relative_to(home) else str(member)
+
+
+def read_ensemble(path: str | Path) -> dict[str, Any]:
+    """An ensemble as a checkpoint without weights: ``hyper_parameters`` that build it, and its ``calibration``.
+
+    Args:
+        path: a folder of :func:`write_ensemble`, or a YAML file with a ``model`` section.
+
+    Raises:
+        ValueError: if it is not whole, or a member is missing or was changed; names it.
+    """
+    path = Path(path)
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml(path)
+    content = _read(path)
+    members = {}
+    for name, member in content["members"].items():
+        place = path / member["path"]
+        if not place.exists():
+            raise ValueError(f"member {name!r} of the ensemble {str(path)!r} is not at {str(place)!r}; put it back")
+        if digest(place) != member["sha256"]:
+            raise ValueError(
+                f"member {name!r} of the ensemble {str(path)!r} was changed since; write the ensemble again"
+            )
+        members[name] = os.path.normpath(place)
+    return {**content, "hyper_parameters": {**content["hyper_parameters"], "members": members}}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+        arguments = {key: value for key, value in model["init_args"].items() if key not in ("allow", "trust_remote_code")}
+        return {"hyper_parameters": {"_class_path": model["class_path"], **arguments}}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{str(path)!r} describes no ensemble; give a YAML file with model: class_path and init_args, as in "
+            "configs/ensemble.yaml"
+        ) from error
+
+
+def store_calibration(folder: str | Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration into an ensemble's folder."""
+    _write(Path(folder), _read(Path(folder)) | {"calibration": calibration})
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a checkpoint: of the file; of a folder of what its manifest says, or of all its files."""
+    if (path / MANIFEST).is_file():  # an export's, which is checked against its files when they are loaded
+        path = path / MANIFEST
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    parts = [f"{file.relative_to(path)}:{digest(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        whole = content["format"] == FORMAT and isinstance(content["hyper_parameters"]["_class_path"], str)
+        whole &= all(isinstance(each["path"] + each["sha256"], str) for each in content["members"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(folder)!r} holds no whole ensemble: {FILE} cannot be read; write it again") from error
+    unknown = set(content) - {"format", "members", "hyper_parameters", "calibration"}
+    unknown |= set(content["hyper_parameters"]) & set(_NOT_STORED) - {"combiner"}
+    if not whole or unknown:
+        what = f"it holds {', '.join(sorted(unknown))}" if unknown else "it is of another format"
+        raise ValueError(f"{str(folder / FILE)!r} is no ensemble of this version: {what}; write it again")
+    return content
+
+
+def _write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / FILE
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def load_ensemble(path: str | Path, allow: Sequence[str] = (), trust_remote_code: bool = False) -> EnsembleRM:
+    """The ensemble with its members and its calibration.
+
+    Args:
+        path: a folder of :func:`write_ensemble`, or a YAML file with a ``model`` section.
+        allow: modules whose classes it and its members may name.
+        trust_remote_code: run model code that comes with members' backbones, where they ask for it.
+
+    Raises:
+        ValueError: naming what cannot be loaded.
+    """
+    from lit_basereward.modules.ensemble import EnsembleRM
+
+    module = open_ensemble(path, allow, trust_remote_code)
+    assert isinstance(module, EnsembleRM)
+    module.configure_model()
+    return module
+
+
+def open_ensemble(path: str | Path, allow: Sequence[str] = (), trust_remote_code: bool = False) -> EnsembleRM:
+    """The same without its members, which are read on first use."""
+    from lit_basereward.allowed import check_classes
+    from lit_basereward.metrics.calibration import Calibration
+    from lit_basereward.modules.ensemble import EnsembleRM
+    from lit_basereward.scorer import build
+
+    stored = read_ensemble(path)
+    check_classes(stored["hyper_parameters"], allow)
+    more = {"allow": list(allow), "trust_remote_code": trust_remote_code}
+    module = build(stored["hyper_parameters"] | more)
+    if not isinstance(module, EnsembleRM):
+        raise ValueError(f"{str(path)!r} describes a {type(module).__name__}, and no ensemble")
+    calibration = stored.get("calibration")
+    module.calibration = Calibration.from_dict(calibration) if calibration else None
+    return module

@@ -1,0 +1,24 @@
+"""Names of models, after the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def name_paths(paths: Sequence[str]) -> list[str]:
+    """A name for each file: its stem, with as many of its folders in front as tell it from the others.
+
+    Raises:
+        ValueError: if a file is given twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(paths):
+        twice = next(path for path, each in zip(paths, resolved, strict=True) if resolved.count(each) > 1)
+        raise ValueError(f"the file {twice} is given twice; give the files of different models")
+    parts = [path.with_suffix("").parts for path in resolved]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts) and depth < max(map(len, parts)):
+        depth += 1
+    names = ["/".join(part[-depth:]) for part in parts]
+    return names if len(set(names)) == len(names) else [Path(path).name for path in paths]

@@ -1,0 +1,281 @@
+"""Ensembles: several reward models, each with its own backbone, processor and paradigm, as one (paper, section 5.2).
+
+Shape legend: M members, N responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+
+from lit_basereward.benchmarks.base import Benchmark
+from lit_basereward.data.batch import Batch
+from lit_basereward.data.ensemble import EnsembleBatch, EnsembleCollator
+from lit_basereward.data.routing import Route, check_routes
+from lit_basereward.data.sources.base import Source
+from lit_basereward.ensemble.combiners import Combiner, Mean
+from lit_basereward.ensemble.names import name_paths
+from lit_basereward.modules.base import RewardModule
+
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class EnsembleRM(RewardModule):
+    """Several trained reward models as one, for evaluation, prediction and serving; its members are trained by themselves.
+
+    Members may have different backbones, processors and paradigms. Each row goes to those that vote on it, and their
+    rewards become one by the combiner. With a member whose scores mean something inside a row only (a pairwise judge),
+    the ensemble is such a model, too.
+
+    Args:
+        members: checkpoints, sharded ones and exports among them, by names of your choice; or a list of them, which
+            are named after their paths. Relative paths start where the command runs.
+        combiner: from the members' rewards to one. The mean of raw rewards is the paper's best (Table 7).
+        routes: which members vote on which rows: the first route that fits a row decides, and all vote where none does.
+        devices: one for each member, such as ``[cuda:0, cuda:1]``. None computes where the trainer or scorer does.
+        allow: modules of yours, such as ``my_pkg.heads``, whose classes the members may name.
+        trust_remote_code: run model code that comes with the members' backbones, where they ask for it.
+        report_fitted: evaluate a combiner on the very rows that it was fitted on, and mark the report.
+
+    Raises:
+        ValueError: for members, routes and devices that do not go together.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, str] | list[str],
+        combiner: Combiner = Mean(),  # noqa: B008
+        routes: list[Route] = [],  # noqa: B006
+        devices: list[str] | None = None,
+        allow: list[str] = [],  # noqa: B006
+        trust_remote_code: bool = False,
+        report_fitted: bool = False,
+    ) -> None:
+        pl.LightningModule.__init__(self)
+        self._begin()
+        self.save_hyperparameters()
+        self.paths = dict(members) if isinstance(members, dict) else dict(zip(name_paths(members), members, strict=True))
+        if not self.paths:
+            raise ValueError("the ensemble has no members; give members as name: checkpoint or export")
+        if devices is not None and len(devices) != len(self.paths):
+            raise ValueError(f"{len(self.paths)} members, but {len(devices)} devices; give one for each, or none")
+        check_routes(routes, self.names)
+        self.combiner, self.routes, self.devices = combiner, routes, devices
+        self.allow, self.trust_remote_code, self.report_fitted = allow, trust_remote_code, report_fitted
+        self.members: nn.ModuleList = nn.ModuleList()
+        self.trained = True
+
+    @property
+    def names(self) -> list[str]:
+        """[M] names of the members."""
+        return list(self.paths)
+
+    @property
+    def comparable_across_rows(self) -> bool:  # type: ignore[override]
+        """True if every member's scores are; they are loaded to know it."""
+        self.configure_model()
+        return all(member.comparable_across_rows for member in self.members)
+
+    # ---------------------------------------------------------------------------------------------- the members
+    def configure_model(self, weights: bool = True) -> None:
+        """Load all members, once.
+
+        Args:
+            weights: always read.
+
+        Raises:
+            ValueError: naming a member that cannot be loaded, or one that the combiner cannot take.
+        """
+        if len(self.members):
+            return
+        loaded = [self._load(name, path) for name, path in self.paths.items()]
+        judges = [name for name, each in zip(self.names, loaded, strict=True) if not each.comparable_across_rows]
+        if judges and not self.combiner.takes_judges:
+            raise ValueError(
+                f"scores of member {judges[0]!r} mean something inside their row only, and the combiner "
+                f"{type(self.combiner).__name__} compares them across rows; take Mean, AccuracyWeighted or "
+                "ConfidenceWeighted"
+            )
+        for member, device in zip(loaded, self.devices or [], strict=bool(self.devices)):
+            member.to(device)
+        self.members = nn.ModuleList(loaded).requires_grad_(False).eval()
+
+    def _load(self, name: str, path: str) -> RewardModule:
+        from lit_basereward.scorer import load_module
+
+        try:
+            member = load_module(Path(path), self.allow, trust_remote_code=self.trust_remote_code)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"member {name!r} of the ensemble cannot be loaded: {error}") from error
+        if isinstance(member, EnsembleRM):
+            raise ValueError(f"member {name!r} of the ensemble is an ensemble itself; name its members in its place")
+        return member
+
+    def _apply(self, fn: Any, recurse: bool = True) -> EnsembleRM:
+        """Members with devices of their own stay there."""
+        return self if self.devices and len(self.members) else super()._apply(fn, recurse)
+
+    def collator(self, training: bool) -> EnsembleCollator:
+        """One batch per member, made by its own collator."""
+        if training:
+            self._refuse_training()
+        self.configure_model()
+        collators = {name: each.collator(training=False) for name, each in zip(self.names, self.members, strict=True)}
+        return EnsembleCollator(collators, self.routes)
+
+    # -------------------------------------------------------------------------------------------------- scoring
+    def score_members(self, batch: Batch) -> Tensor:
+        """Rewards that each member gives.
+
+        Args:
+            batch: of :meth:`collator`.
+
+        Returns:
+            [M, N] float32, NaN where a member does not vote.
+
+        Raises:
+            ValueError: naming a member that gives NaN or infinity where it votes, or another number of rewards.
+        """
+        assert isinstance(batch, EnsembleBatch), "an ensemble scores the batches of its own collator"
+        scores = torch.full(batch.votes.shape, torch.nan, device=batch.row.device)
+        for m, (name, member) in enumerate(zip(self.names, self.members, strict=True)):
+            part, votes = batch.members[m], batch.votes[m]
+            if part is None:
+                continue
+            found = _score(member, part.to(self.devices[m]) if self.devices else part).float().to(scores.device)
+            if found.shape != (int(votes.sum()),):
+                raise ValueError(
+                    f"member {name!r} of the ensemble gave rewards {list(found.shape)} for {int(votes.sum())} responses"
+                )
+            if not found.isfinite().all():
+                row = int(part.row_index[part.row[~found.isfinite()][0]])
+                raise ValueError(f"member {name!r} of the ensemble gave NaN or infinity in row {row}, on which it votes")
+            scores[m, votes] = found
+            self.cost.forwards += member.cost.forwards
+            self.cost.generated_tokens += member.cost.generated_tokens
+        return scores
+
+    def score(self, batch: Batch) -> Tensor:
+        """Rewards [N] by the combiner; ``evidence`` has those of the members."""
+        scores = self.score_members(batch)
+        self.evidence = members_by_row(scores, batch.row, self.names)
+        return self.combiner.combine(scores, batch.row, self.names)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Each member prepares its own part while that is on the CPU."""
+        assert isinstance(batch, EnsembleBatch)
+        batch.members = [
+            part if part is None else member.on_before_batch_transfer(part, dataloader_idx)
+            for member, part in zip(self.members, batch.members, strict=True)
+        ]
+        return batch
+
+    # --------------------------------------------------------------------------- what an ensemble is not, or not yet
+    def network(self, weights: bool) -> NoReturn:
+        """Members have networks, the ensemble has none."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> NoReturn:
+        """An error: see :class:`EnsembleRM`."""
+        self._refuse_training()
+
+    def _refuse_training(self) -> NoReturn:
+        raise ValueError(
+            "an ensemble is not trained: run `fit` for each of its members with its own config, then name their "
+            "checkpoints in model.members and run validate, test or predict"
+        )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Stock; the first hook of a run, which refuses training before any data are read."""
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._refuse_training()
+        return super().configure_callbacks()
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would go wrong, and benchmarks that the combiner was fitted on.
+
+        Raises:
+            ValueError: naming the setting and what to use.
+        """
+        strategy, precision = self.trainer.strategy, str(self.trainer.precision)
+        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+            raise ValueError("an ensemble is not sharded: use trainer.strategy: auto, and model.devices where one is full")
+        if precision not in _PRECISIONS:
+            raise ValueError(f"trainer.precision {precision} is not for ensembles; use one of {', '.join(_PRECISIONS)}")
+        self.combiner.check(self.names)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and stage in ("validate", "test"):
+            for source in data.sources({"validate": "val", "test": "test"}[stage]):
+                self._check_unseen(source, stage)
+
+    def _check_unseen(self, source: Source, stage: str) -> None:
+        """Held-out rows may be those of validation too; what is reported may not."""
+        if origin(source) not in self.combiner.fitted_on.values() or not (stage == "test" or isinstance(source, Benchmark)):
+            return
+        if not self.report_fitted:
+            raise ValueError(
+                f"the combiner was fitted on {source.name}, so its figures there say nothing; fit it on other rows, or "
+                "set model.report_fitted: true, which marks the report"
+            )
+        self.trainer.print(f"warning: {source.name}: {FITTED_HERE}")
+        if isinstance(source, Benchmark):
+            source.remark(FITTED_HERE)
+
+    @property
+    def partial(self) -> bool:
+        """False: an ensemble has no weights of its own to leave out."""
+        return False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """An error: members have checkpoints.
+
+        Raises:
+            ValueError: saying how an ensemble is written.
+        """
+        raise ValueError("an ensemble has no checkpoint: `python -m lit_basereward ensemble` writes it as a folder")
+
+
+FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figures are too good"
+
+
+def _score(member: Any, part: Batch) -> Tensor:
+    """Rewards of a member, which counts its own cost; parts stored in bfloat16 meet float32 ones under autocast."""
+    member.cost = type(member.cost)()
+    mixed = member.backbone.dtype == "bfloat16"
+    kind = part.row.device.type
+    with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
+        return member.score(part)
+
+
+def members_by_row(scores: Tensor, row: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Evidence of each row: ``{"members": {name: rewards of its responses}}`` of those that vote on it.
+
+    Args:
+        scores: [M, N] NaN where a member does not vote.
+        row: [N] row of each response, ascending.
+        names: of the members.
+    """
+    sizes = torch.bincount(row).tolist()
+    return [
+        {
+            "members": {
+                name: [float(f"{value:.9g}") for value in each.tolist()]
+                for name, each in zip(names, part, strict=True)
+                if not each.isnan().any()
+            }
+        }
+        for part in scores.cpu().split(sizes, dim=1)
+    ]
+
+
+def origin(source: Source) -> str:
+    """What tells rows from others: of a benchmark its file, with its images or without."""
+    return f"{source.suite}:{source.records.fingerprint()}" if isinstance(source, Benchmark) else source.fingerprint()
