@@ -142,7 +142,7 @@ def diagnose(
         "distribution": _distribution(compared) if comparable_across_rows else None,
         "reward_length_correlation": _length_correlation(benchmark, rewards) if comparable_across_rows else None,
         "length_controlled": dict(zip(("accuracy", "better_is_longer", "better_is_shorter"), controlled, strict=True)),
-        "risk_coverage": _curve(margins),
+        "risk_coverage": thinned_curve(margins.abs(), margins > 0),
         "slices": {name: _slice(benchmark, compared, labels) for name, labels in keys.items()},
     }
 
@@ -177,8 +177,14 @@ def _distribution(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _curve(margins: Tensor) -> dict[str, Any]:
-    coverage, risk, area = risk_coverage(margins.abs(), margins > 0)
+def thinned_curve(confidence: Tensor, right: Tensor) -> dict[str, Any]:
+    """A risk-coverage curve of at most ``CURVE_POINTS`` points, and the area under all of it.
+
+    Args:
+        confidence: [C]
+        right: [C]
+    """
+    coverage, risk, area = risk_coverage(confidence, right)
     kept = torch.linspace(0, max(0, len(risk) - 1), min(len(risk), CURVE_POINTS)).round().long()
     return {"coverage": coverage[kept].tolist(), "risk": risk[kept].tolist(), "aurc": area}
 

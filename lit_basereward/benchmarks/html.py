@@ -95,8 +95,14 @@ def _model(part: Section, model: ModelReport) -> dict[str, Any]:
         "judge": model.judge,
         "cost": model.account.cost,
         "told_cost": model.account.cost_of_a_row(),
-        "picture": picture(model.diagnostics, model.calibration) if can_draw() else None,
+        "ensemble": model.ensemble,
+        "picture": _picture(model) if can_draw() else None,
     }
+
+
+def _picture(model: ModelReport) -> str:
+    agreement = model.ensemble["disagreement"].get("risk_coverage") if model.ensemble else None
+    return picture(model.diagnostics, model.calibration, agreement)
 
 
 def _errors(part: Section) -> Iterator[dict[str, Any]]:

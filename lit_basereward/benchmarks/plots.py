@@ -17,12 +17,15 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def picture(diagnostics: dict[str, Any], calibration: dict[str, Any]) -> str:
+def picture(
+    diagnostics: dict[str, Any], calibration: dict[str, Any], by_agreement: dict[str, Any] | None = None
+) -> str:
     """The plots of a model as a data URI of an SVG: three, or two where its rewards have no distribution over rows.
 
     Args:
         diagnostics: of :func:`lit_basereward.benchmarks.diagnosis.diagnose`.
         calibration: of :func:`lit_basereward.benchmarks.diagnosis.calibrate`.
+        by_agreement: the risk-coverage curve of an ensemble that answers first where its members agree.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -35,7 +38,7 @@ def picture(diagnostics: dict[str, Any], calibration: dict[str, Any]) -> str:
         if distribution:
             _distributions(panels[0], distribution["histogram"])
         _reliability(panels[-2], calibration)
-        _risk_coverage(panels[-1], diagnostics["risk_coverage"])
+        _risk_coverage(panels[-1], diagnostics["risk_coverage"], by_agreement)
         for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.locator_params(nbins=5)
@@ -66,7 +69,11 @@ def _reliability(panel: Any, calibration: dict[str, Any]) -> None:
     panel.legend(frameon=False, loc="lower right")
 
 
-def _risk_coverage(panel: Any, curve: dict[str, Any]) -> None:
-    panel.plot(curve["coverage"], curve["risk"], color=BETTER)
+def _risk_coverage(panel: Any, curve: dict[str, Any], by_agreement: dict[str, Any] | None) -> None:
+    panel.plot(curve["coverage"], curve["risk"], color=BETTER, label="by margin")
     top = max([0.05, *curve["risk"]]) * 1.1
+    if by_agreement:
+        panel.plot(by_agreement["coverage"], by_agreement["risk"], color=WORSE, label="by the members' agreement")
+        top = max([top, *(1.1 * risk for risk in by_agreement["risk"])])
+        panel.legend(frameon=False)
     panel.set(title="Error among the most confident", xlabel="share answered", ylabel="error rate", ylim=(0, top))

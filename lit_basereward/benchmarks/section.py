@@ -14,6 +14,7 @@ from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.benchmarks.diagnosis import Compared, calibrate, compare_responses, diagnose, slice_keys
 from lit_basereward.benchmarks.evidence import Account
 from lit_basereward.benchmarks.judge import JudgeFigures, Votes, judge_figures
+from lit_basereward.benchmarks.members import member_figures, member_notes
 from lit_basereward.benchmarks.score import Difference, Figure, Result, compare, score
 from lit_basereward.benchmarks.types import Rewards
 from lit_basereward.metrics import Calibration
@@ -32,6 +33,7 @@ class ModelReport:
         diagnostics: see :func:`diagnose`.
         judge: votes and verdicts, of a pairwise judge.
         account: evidence and cost, if known.
+        ensemble: see :func:`member_figures`, of an ensemble.
     """
 
     name: str
@@ -42,11 +44,14 @@ class ModelReport:
     diagnostics: dict[str, Any]
     judge: JudgeFigures | None
     account: Account
+    ensemble: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All figures of the model."""
         own = self.result.to_json() | {"calibration": self.calibration, "diagnostics": self.diagnostics}
         own |= {"cost": self.account.cost or None, "evidence": self.account.figures or None}
+        if self.ensemble is not None:
+            own["ensemble"] = self.ensemble
         return own if self.judge is None else own | {"judge": self.judge.to_json()}
 
     def table(self) -> list[tuple[str, Figure]]:
@@ -82,7 +87,7 @@ class ModelReport:
             )
         elif result.unscored:
             found.append(f"{result.unscored:,} of {result.rows:,} rows were not scored and are in no figure")
-        return found + self.account.notes()
+        return found + self.account.notes() + (member_notes(self.ensemble) if self.ensemble else [])
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def section(
         result = score(benchmark, rewards, blind)
         compared = compare_responses(benchmark, rewards)
         own_votes, account = (votes or {}).get(name), (accounts or {}).get(name, Account())
+        is_ensemble = any("members" in each for each in account.evidence)
         models.append(
             ModelReport(
                 name,
@@ -158,6 +164,7 @@ def section(
                 diagnose(benchmark, rewards, compared, keys, account.comparable_across_rows),
                 None if own_votes is None else judge_figures(benchmark, own_votes),
                 account,
+                member_figures(benchmark, rewards, compared, account.evidence) if is_ensemble else None,
             )
         )
     comparison = compare(models[0].result, models[1].result) if len(models) == 2 else {}

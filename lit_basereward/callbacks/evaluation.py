@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch import Tensor
 
 from lit_basereward.benchmarks.base import Benchmark
+from lit_basereward.benchmarks.members import member_notes
 from lit_basereward.benchmarks.report import Section, format_section, section, strict, write_report
 from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.benchmarks.score import Result, score
@@ -220,6 +221,8 @@ class Evaluation(Callback):
         for each in sections:
             if each.benchmark.name in self.suites:
                 print(f"\n{format_section(each)}")
+            elif ensemble := each.models[0].ensemble:
+                print("\n".join([f"\n{each.benchmark.name}", *member_notes(ensemble)]))
         print(f"\nresults: {path}")
         if can_draw():
             picture = path.with_suffix(".png")

@@ -25,17 +25,17 @@ def run(folder: Path, seed: int) -> None:
         "--trainer.default_root_dir", str(folder), "--trainer.logger.save_dir", str(folder),
     ]  # fmt: skip
     started = time.perf_counter()
-    _step(f"training (under 4 minutes on 2 cores): python -m lit_basereward fit {' '.join(place)}")
+    step(f"training (under 4 minutes on 2 cores): python -m lit_basereward fit {' '.join(place)}")
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else the curves of earlier runs would be among them
     main(["fit", *place])
     trained = time.perf_counter() - started
 
-    _step("testing on held-out rows, as they are and with their images blanked")
+    step("testing on held-out rows, as they are and with their images blanked")
     main(["test", *place, "--ckpt_path", str(best)])
 
     (folder / "digit.png").write_bytes(Digits("test")[0].images[0].data)  # a one, unseen in training; README scores it
     questions = folder / "questions.jsonl"
-    _step(f"scoring {questions}, rows of 1 to 4 responses without labels")
+    step(f"scoring {questions}, rows of 1 to 4 responses without labels")
     questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     predictions = folder / "predictions.jsonl"
     main([
@@ -64,7 +64,7 @@ QUESTIONS = (
 )
 
 
-def _step(text: str) -> None:
+def step(text: str) -> None:
     print(f"\n==> {text}", flush=True)
 
 

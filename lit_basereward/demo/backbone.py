@@ -1,14 +1,17 @@
-"""The demo's backbone: the recipe of every other, with a folder that is made on the spot."""
+"""The demo's backbones: the recipe of every other, with a folder that is made on the spot."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from lit_basereward.demo.siblings import write_tiny_qwen2, write_tiny_qwen2_vl
+from lit_basereward.demo.tiny import demo_folder, write_tiny_qwen2_5_vl
 from lit_basereward.nn.backbone import Backbone, Part
 
 
@@ -32,17 +35,33 @@ class TinyQwen2_5VL(Backbone):
 
     def folder(self) -> str:
         """The folder, made where it is missing."""
-        return _made(self.name_or_path)
+        return _made(self.name_or_path, write_tiny_qwen2_5_vl)
+
+
+@dataclass
+class TinyQwen2VL(TinyQwen2_5VL):
+    """A Qwen2-VL of the same size and tokenizer, with its own vision tower; arguments as for :class:`TinyQwen2_5VL`."""
+
+    def folder(self) -> str:
+        """The folder, made where it is missing."""
+        return _made(self.name_or_path, write_tiny_qwen2_vl)
+
+
+@dataclass
+class TinyQwen2(TinyQwen2_5VL):
+    """A Qwen2, which reads text only, with the same tokenizer; arguments as for :class:`TinyQwen2_5VL`."""
+
+    def folder(self) -> str:
+        """The folder, made where it is missing."""
+        return _made(self.name_or_path, write_tiny_qwen2)
 
 
 @cache
-def _made(place: str) -> str:
-    from lit_basereward.demo.tiny import demo_folder
-
+def _made(place: str, write: Callable[..., None]) -> str:
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
-        return demo_folder(place or cache_home / "lit_basereward")
+        return demo_folder(place or cache_home / "lit_basereward", write)
     except OSError:
         if place:
             raise
-        return demo_folder(Path(tempfile.mkdtemp(prefix="lit_basereward-")))  # a home that cannot be written
+        return demo_folder(Path(tempfile.mkdtemp(prefix="lit_basereward-")), write)  # a home that cannot be written

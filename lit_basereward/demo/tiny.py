@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,11 +231,15 @@ def write_weights(folder: str | Path, config: PreTrainedConfig, seed: int = 0, s
     model.save_pretrained(folder)
 
 
-def demo_folder(cache_dir: str | Path) -> str:
+def demo_folder(cache_dir: str | Path, write: Callable[..., None] = write_tiny_qwen2_5_vl) -> str:
     """The demo's backbone folder under ``cache_dir``, made if it is not there yet; about 1.5 million parameters.
 
     Named by a hash of its content, so a folder of another version is never taken for it; moved into place as a whole,
     so several processes may call this at once.
+
+    Args:
+        cache_dir: where it is made.
+        write: writes it, from folder and tokenizer; its name ``write_tiny_...`` is the folder's.
     """
     from lit_basereward.demo.data import demo_texts
 
@@ -243,9 +247,9 @@ def demo_folder(cache_dir: str | Path) -> str:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         made = Path(scratch, "backbone")
-        write_tiny_qwen2_5_vl(made, tiny_tokenizer(demo_texts(), vocab_size=512))
+        write(made, tiny_tokenizer(demo_texts(), vocab_size=512))
         content = b"".join(file.name.encode() + file.read_bytes() for file in sorted(made.iterdir()))
-        final = root / f"tiny-qwen2_5_vl-{hashlib.sha256(content).hexdigest()[:12]}"
+        final = root / f"tiny-{write.__name__.removeprefix('write_tiny_')}-{hashlib.sha256(content).hexdigest()[:12]}"
         if not final.exists():
             try:
                 os.rename(made, final)

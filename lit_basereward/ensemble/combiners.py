@@ -182,19 +182,18 @@ class StandardisedMean(Combiner):
         return (mean * stds.mean() + means.mean()).float().to(scores.device)
 
 
-@dataclass
 class _Pessimist(Combiner):
     """Takes the members' disagreement for a risk. Members' offsets, which pairs cannot fit, would be taken for it too.
 
     So where ``means`` are fitted each member's is taken off first, and their mean is put back at the end.
     """
 
-    means: dict[str, float] = field(default_factory=dict)
-    fitted_on: dict[str, str] = field(default_factory=dict)
+    means: dict[str, float]
 
     def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. No rating is needed."""
-        return replace(self, means={name: float(voted.mean()) for name, voted in _voted(scores, names).items()})
+        means = {name: float(voted.mean()) for name, voted in _voted(scores, names).items()}
+        return replace(self, means=means)  # type: ignore[type-var]  # a dataclass, as its subclasses are
 
     def check(self, names: Sequence[str]) -> None:
         """See :class:`Combiner`."""
@@ -221,6 +220,9 @@ class Minimum(_Pessimist):
         fitted_on: origin of the rows that they are from, by the source's name.
     """
 
+    means: dict[str, float] = field(default_factory=dict)
+    fitted_on: dict[str, str] = field(default_factory=dict)
+
     def worst(self, scores: Tensor) -> Tensor:
         """The least."""
         return scores.nan_to_num(nan=torch.inf).amin(0)
@@ -237,6 +239,8 @@ class LowerConfidenceBound(_Pessimist):
     """
 
     k: float = 1.0
+    means: dict[str, float] = field(default_factory=dict)
+    fitted_on: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.k >= 0:

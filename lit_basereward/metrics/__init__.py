@@ -25,7 +25,7 @@ from lit_basereward.metrics.judges import (
 )
 from lit_basereward.metrics.length import LengthControlledAccuracy, length_controlled_accuracy
 from lit_basereward.metrics.reliability import PairCalibration, PairCalibrationError, pair_calibration
-from lit_basereward.metrics.selective import AreaUnderRiskCoverage, risk_coverage
+from lit_basereward.metrics.selective import AreaUnderRiskCoverage, error_auroc, risk_coverage
 
 __all__ = [
     "AreaUnderRiskCoverage",
@@ -44,6 +44,7 @@ __all__ = [
     "accuracy_by",
     "accuracy_interval",
     "cross_fitted_temperatures",
+    "error_auroc",
     "fit_offset",
     "fit_temperature",
     "length_controlled_accuracy",

@@ -47,6 +47,38 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, 
     return steps / len(block), risk, float(risk.mean())
 
 
+def error_auroc(uncertainty: Tensor, correct: Tensor) -> float:
+    """How well an uncertainty tells errors: the probability that it is higher in a wrong comparison than in a right one.
+
+    Ties count half (the rank statistic of Mann and Whitney); 0.5 is chance.
+
+    Args:
+        uncertainty: [C] any number that grows with doubt, such as the disagreement of an ensemble's members.
+        correct: [C] true or 1 where the comparison is right.
+
+    Returns:
+        NaN where all are right, or all wrong.
+
+    Raises:
+        ValueError: if an uncertainty is NaN or the shapes differ.
+
+    Example:
+        >>> error_auroc(torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([True, True, False, False]))
+        0.875
+    """
+    if uncertainty.shape != correct.shape or uncertainty.dim() != 1:
+        raise ValueError(f"uncertainty {tuple(uncertainty.shape)} and correct {tuple(correct.shape)} must be [C] both")
+    if uncertainty.isnan().any():
+        raise ValueError("uncertainty holds NaN, which has no place in an order; leave such comparisons out")
+    _, place, size = torch.unique(uncertainty.detach().cpu(), return_inverse=True, return_counts=True)
+    rank = (size.double().cumsum(0) - (size.double() - 1) / 2)[place]  # from 1, equal values share theirs
+    wrong = ~correct.cpu().bool()
+    num, others = int(wrong.sum()), int((~wrong).sum())
+    if not num or not others:
+        return float("nan")
+    return float((rank[wrong].sum() - num * (num + 1) / 2) / (num * others))
+
+
 class AreaUnderRiskCoverage(Metric):
     """AURC over all comparisons seen, on all devices: the module twin of :func:`risk_coverage`, for margins.
 

@@ -5,6 +5,7 @@ Shape legend: M members, N responses.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -205,6 +206,7 @@ class EnsembleRM(RewardModule):
         Raises:
             ValueError: naming the setting and what to use.
         """
+        warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")  # see the base
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError("an ensemble is not sharded: use trainer.strategy: auto, and model.devices where one is full")
