@@ -110,7 +110,7 @@ def test_score_members_has_nan_where_there_is_no_vote(members, whole):
     ("broken", "message"),
     [
         (lambda rewards: rewards.masked_fill(torch.arange(len(rewards)) == 3, math.nan), "NaN or infinity in row 1"),
-        (lambda rewards: rewards[:-1], r"gave rewards \[16\] for 17 responses"),
+        (lambda rewards: rewards[:-1], r"gave rewards \[15\] for 16 responses"),
     ],
 )
 def test_a_member_that_goes_wrong_is_named(members, broken, message):

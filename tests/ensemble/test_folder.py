@@ -1,0 +1,166 @@
+"""Ensembles on disk and through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_basereward import load
+from lit_basereward.calibrate import calibrate
+from lit_basereward.cli import main
+from lit_basereward.ensemble.folder import FILE
+from lit_basereward.ensemble.fitting import draw, ensemble
+from lit_basereward.testing import ListSource, preferences
+
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def config(members, tmp_path) -> str:
+    """Two members, weighted by accuracy, not fitted; the checkpoints lie beside it."""
+    for name in ("qwen", "text"):
+        (tmp_path / f"{name}.ckpt").write_bytes(Path(members[name]).read_bytes())
+    path = tmp_path / "ensemble.yaml"
+    arguments = {
+        "members": {name: str(tmp_path / f"{name}.ckpt") for name in ("qwen", "text")},
+        "combiner": {"class_path": "lit_basereward.ensemble.AccuracyWeighted"},
+        "routes": [{"when": {"modality": "image"}, "members": ["qwen"]}],
+    }
+    path.write_text(yaml.safe_dump({"model": {"class_path": "lit_basereward.EnsembleRM", "init_args": arguments}}))
+    return str(path)
+
+
+def rows_file(path: Path, seed: int) -> str:
+    rows = preferences(seed, images=False, responses=(2, 3, 2, 4))
+    lines = [
+        {"id": str(i), "prompt": f"row {i} of {seed}", "responses": row.responses, "ratings": row.ratings}
+        for i, row in enumerate(rows)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_fit_write_load_and_refuse(config, tmp_path, capsys):
+    """Weights are acc / sum of accs on the held-out rows; the folder scores as `test` and `predict` do, and moves.
+
+    Then strictness: a changed member, a missing one, and the held-out rows as test rows are errors; the last may be
+    forced.
+    """
+    held, rows = rows_file(tmp_path / "held.jsonl", 1), rows_file(tmp_path / "rows.jsonl", 2)
+    with pytest.raises(ValueError, match="to be fitted first"):
+        ensemble(config, str(tmp_path / "none"))
+    folder = ensemble(config, str(tmp_path / "ens"), fit_on=[held], batch_size=3)
+    stored = json.loads((folder / FILE).read_text())
+    weights = stored["hyper_parameters"]["combiner"]["init_args"]["weights"]
+    assert sum(weights.values()) == pytest.approx(1) and set(weights) == {"qwen", "text"}
+    assert stored["members"]["qwen"]["path"] == "../qwen.ckpt"  # so that both can move together
+
+    home = tmp_path / "moved"
+    home.mkdir()
+    for name in ("qwen.ckpt", "text.ckpt", "ens"):
+        (tmp_path / name).rename(home / name)
+    folder = home / "ens"
+    main(["predict", *QUIET, "--ckpt_path", str(folder), "--data.predict", rows, "--predictions.path", f"{home}/p.jsonl"])
+    main(["test", *QUIET, "--ckpt_path", str(folder), "--data.test", rows, "--trainer.default_root_dir", f"{home}/run"])
+    predicted = [json.loads(line) for line in (home / "p.jsonl").read_text().splitlines()]
+    tested = [json.loads(line) for line in (home / "run/rewards/rows.jsonl").read_text().splitlines()]
+    scorer = load(folder, "cpu")
+    for given, other in zip(predicted, tested, strict=True):
+        assert given["members"].keys() == weights.keys()
+        by_hand = sum(weights[name] * torch.tensor(given["members"][name]) for name in weights)
+        torch.testing.assert_close(torch.tensor(given["rewards"]), by_hand, rtol=0, atol=1e-6)
+        assert other["rewards"] == pytest.approx(given["rewards"], abs=1e-5)
+    source = [json.loads(line) for line in Path(rows).read_text().splitlines()]
+    found = scorer.score(source[1]["prompt"], source[1]["responses"])
+    torch.testing.assert_close(found, torch.tensor(predicted[1]["rewards"]), rtol=0, atol=1e-5)
+    assert "member qwen: " in capsys.readouterr().out
+    report = json.loads((home / "run/report.json").read_text())
+    assert set(report["ensemble"]["members"]) == {"qwen", "text"} and report["ensemble"]["disagreement"]["comparisons"] == 11
+
+    seen = ["test", *QUIET, "--ckpt_path", str(folder), "--data.test", held, "--trainer.default_root_dir", f"{home}/seen"]
+    with pytest.raises(SystemExit):
+        main(seen)
+    assert "was fitted on held" in capsys.readouterr().err
+    main([*seen, "--model.report_fitted", "true"])
+    assert "fitted on these very rows" in capsys.readouterr().out
+
+    with (home / "text.ckpt").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ValueError, match="member 'text' of the ensemble .* was changed since"):
+        load(folder, "cpu")
+    (home / "text.ckpt").unlink()
+    with pytest.raises(ValueError, match="member 'text' of the ensemble .* is not at"):
+        load(folder, "cpu")
+
+
+def test_calibration_is_stored_and_loaded(config, members, tmp_path):
+    """In the ensemble's folder, by the tool that calibrates any model."""
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] |= {"combiner": {"class_path": "lit_basereward.ensemble.Mean"}}
+    Path(config).write_text(yaml.safe_dump(content))
+    folder = ensemble(config, str(tmp_path / "ens"))
+    held = rows_file(tmp_path / "held.jsonl", 1)
+    fitted = calibrate(str(folder), held, device="cpu")
+    scorer = load(folder, "cpu")
+    assert scorer.calibration.temperature == pytest.approx(fitted.temperature)
+    rewards = scorer.score("row", ["a", "b"])
+    expected = torch.sigmoid((rewards - fitted.offset) / fitted.temperature)
+    torch.testing.assert_close(scorer.probability(rewards), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_validate_from_yaml_and_refusal_to_fit(config, tmp_path, capsys):
+    """A config is enough to validate; `fit` says what to do instead, before it reads any data."""
+    rows = rows_file(tmp_path / "rows.jsonl", 2)
+    mean = ["--model.combiner", "Mean"]
+    main(["validate", *QUIET, "--config", config, *mean, "--data.val", rows, "--trainer.default_root_dir", str(tmp_path)])
+    assert "calibration: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fit", *QUIET, "--config", config, "--trainer.max_steps", "1"])
+    assert "an ensemble is not trained: run `fit` for each of its members" in capsys.readouterr().err
+
+
+def test_a_folder_brings_no_permissions(config, members, tmp_path):
+    """Who loads it says which classes may run: a folder that allows itself something is no ensemble of ours."""
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] |= {"combiner": {"class_path": "lit_basereward.ensemble.Mean"}}
+    Path(config).write_text(yaml.safe_dump(content))
+    folder = ensemble(config, str(tmp_path / "ens"))
+    stored = json.loads((folder / FILE).read_text())
+    for key, value in (("allow", ["os"]), ("trust_remote_code", True)):
+        bad = {**stored, "hyper_parameters": {**stored["hyper_parameters"], key: value}}
+        (folder / FILE).write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match=f"it holds {key}"):
+            load(folder, "cpu")
+    bad = {**stored, "hyper_parameters": {**stored["hyper_parameters"], "combiner": {"class_path": "subprocess.Popen"}}}
+    (folder / FILE).write_text(json.dumps(bad))
+    with pytest.raises(ValueError, match="names the class subprocess.Popen"):
+        load(folder, "cpu")
+    (folder / FILE).write_text("{")
+    with pytest.raises(ValueError, match="holds no whole ensemble"):
+        load(folder, "cpu")
+
+
+def test_rows_are_drawn_uniformly_from_all_sources():
+    """Sources of 300 and 100 rows, 200 drawn without repeats: 150 of the first are expected, 6.1 is the deviation.
+
+    Rows without a comparison are passed over; the draw is one of the seed.
+    """
+    rows = preferences(0, images=False, responses=(2,))
+    first, second = ListSource(rows * 300), ListSource(rows * 100)
+    tied = ListSource(preferences(1, images=False, responses=(1,)) * 50)
+    drawn = draw([first, second, tied], 200, seed=0)
+    assert len(drawn) == 200 and all(row.comparisons() for row in drawn)
+    marked = [ListSource([_with_id(rows[0], f"{name}{i}") for i in range(n)]) for name, n in (("a", 300), ("b", 100))]
+    ids = [row.id for row in draw(marked, 200, seed=0)]
+    assert len(set(ids)) == 200 and 125 <= sum(name.startswith("a") for name in ids) <= 175
+    assert ids == [row.id for row in draw(marked, 200, seed=0)] != [row.id for row in draw(marked, 200, seed=1)]
+
+
+def _with_id(row, name):
+    from dataclasses import replace
+
+    return replace(row, id=name)
