@@ -242,6 +242,10 @@ class Benchmark(Source):
         record, where = self.records[index], self.records.where(index)
         return tuple(image_ref(value, self._root, where) for value in self.image_values(record, where))
 
+    def has_images(self, index: int) -> bool:
+        """True for an entry with images, also where they are not here."""
+        return bool(self.image_values(self.records[index], self.records.where(index)))
+
     @property
     def _root(self) -> Path:
         if self.image_root is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_basereward.benchmarks.base import Benchmark
+from lit_basereward.benchmarks.combine import COMBINERS, CombinerName, combine_files, fit_on_files
 from lit_basereward.benchmarks.mm_rlhf_rewardbench import MMRLHFRewardBench
 from lit_basereward.benchmarks.multimodal_rewardbench import MultimodalRewardBench
 from lit_basereward.benchmarks.rewardbench import RewardBench
@@ -20,6 +21,9 @@ from lit_basereward.benchmarks.rm_bench import RMBench
 from lit_basereward.benchmarks.score import SCHEMA
 from lit_basereward.benchmarks.section import Section, section
 from lit_basereward.benchmarks.vl_rewardbench import VLRewardBench
+from lit_basereward.data.routing import Route
+from lit_basereward.ensemble.combiners import Combiner
+from lit_basereward.ensemble.names import name_paths
 
 Suite = Literal[
     "vl_rewardbench", "mm_rlhf_rewardbench", "multimodal_rewardbench", "rewardbench", "rewardbench2", "rm_bench"
@@ -114,8 +118,13 @@ def report(
     output: str,
     image_root: str | None = None,
     grouping: Literal["official", "pre_fix", "r1_reward"] = "official",
+    combine: CombinerName | None = None,
+    routes: list[Route] | None = None,
+    fit_on: str | None = None,
+    fit_rewards: list[str] | None = None,
+    force: bool = False,
 ) -> None:
-    """Score the rewards of any model on a benchmark, and compare two models.
+    """Score the rewards of any model on a benchmark, compare two models, or combine several as an ensemble.
 
     Prints the table of official figures, with intervals and what looking at length alone would reach, and writes
     report.html and report.json.
@@ -125,10 +134,16 @@ def report(
         data: the benchmark's file, or the folder of a download of it.
         rewards: JSON lines, one object a row in the benchmark's order, such as {"rewards": [1.5, -0.2]}, in the row's
             own order of responses; what `test` and `predict` write is that, with critiques, verdicts and cost. Repeat
-            the option to compare a second model.
+            the option to compare a second model, or for each member of an ensemble.
         output: folder to write to.
         image_root: folder of the images, which the page shows; without them it has the texts alone.
         grouping: of vl_rewardbench: which of the three groupings in use.
+        combine: report the ensemble of the files, by this combiner, beside its members.
+        routes: of the ensemble: which members, named as in the report, vote on which rows, such as
+            [{when: {modality: image}, members: [a, b]}].
+        fit_on: JSON lines with held-out rows and their ratings, for a combiner that is fitted.
+        fit_rewards: JSON lines that each member gave those rows; repeat the option, in the order of --rewards.
+        force: fit the combiner on the very benchmark that is reported, and mark the report.
     """
     suite_class = SUITES[suite]
     settings: dict[str, Any] = {"path": data, "images": "optional", "image_root": image_root}
@@ -139,7 +154,15 @@ def report(
     if image_root is not None and not Path(image_root).is_dir():
         raise ValueError(f"there is no folder {image_root}; correct --image_root or leave it out")
     benchmark = suite_class(**settings)
-    files = dict(zip(model_names(rewards), (read_rewards(path, benchmark) for path in rewards), strict=True))
+    names = model_names(rewards, most=None if combine else 2)
+    files = {name: read_rewards(path, benchmark) for name, path in zip(names, rewards, strict=True)}
+    if combine:
+        combiner: Combiner = COMBINERS[combine]()
+        if fit_on is not None:
+            combiner = fit_on_files(combiner, benchmark, names, fit_on, fit_rewards or [], routes or [], force)
+        files = {f"{combine} of {', '.join(names)}": combine_files(benchmark, files, combiner, routes or [])}
+    elif fit_on or fit_rewards or routes or force:
+        raise ValueError("routes, fit_on, fit_rewards and force are of an ensemble; give --combine, or leave them out")
     part = section(
         benchmark,
         {name: file.rewards for name, file in files.items()},
@@ -152,19 +175,20 @@ def report(
     print(f"\nreport: {page}\nfigures: {twin}")
 
 
-def model_names(paths: Sequence[str]) -> list[str]:
+def model_names(paths: Sequence[str], most: int | None = 2) -> list[str]:
     """A name for each rewards file: its stem, with as many of its folders in front as tell it from the others.
 
+    Args:
+        paths: of the files.
+        most: how many there may be; None is any number.
+
     Raises:
-        ValueError: for none, for more than two, and if a file is given twice.
+        ValueError: for none, for too many, and if a file is given twice.
     """
-    if not 1 <= len(paths) <= 2:
-        raise ValueError(f"{len(paths)} rewards files; give that of one model, or of two to compare them")
-    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
+    if not paths or (most and len(paths) > most):
+        raise ValueError(
+            f"{len(paths)} rewards files; give that of one model, or of two to compare them, or --combine for more"
+        )
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError("the same rewards file is given twice; give the files of two models")
-    depth = 1
-    while len({part[-depth:] for part in parts}) < len(parts) and depth < max(map(len, parts)):
-        depth += 1
-    names = ["/".join(part[-depth:]) for part in parts]
-    return names if len(set(names)) == len(names) else [Path(path).name for path in paths]
+    return name_paths(paths)

@@ -106,6 +106,10 @@ class SourceRows(Benchmark):
         """Images of entry ``index``, unopened."""
         return self.source[self._numbers[index]].images
 
+    def has_images(self, index: int) -> bool:
+        """True for an entry with images."""
+        return bool(self.image_refs(index))
+
     def entry_rewards(self, rows: dict[int, Any]) -> list[Any]:
         """Rewards of scored rows, by their number in the source, as rewards of entries."""
         return [rows.get(index) for index in self._kept]

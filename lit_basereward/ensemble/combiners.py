@@ -9,7 +9,7 @@ Shape legend: M members, N responses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from lit_basereward.losses.functional import comparisons
+
+FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figures are too good"
 
 
 class Combiner(ABC):
@@ -249,6 +251,24 @@ class LowerConfidenceBound(_Pessimist):
     def worst(self, scores: Tensor) -> Tensor:
         """The mean less ``k`` standard deviations."""
         return weighted_mean(scores, torch.ones(len(scores))) - self.k * disagreement(scores)
+
+
+def check_takes(combiner: Combiner, comparable: Mapping[str, bool]) -> None:
+    """Refuse members whose scores mean something inside their row only, where the combiner compares over rows.
+
+    Args:
+        combiner: of the ensemble.
+        comparable: for each member by its name, True if its scores are comparable across rows.
+
+    Raises:
+        ValueError: naming the first such member.
+    """
+    judges = [name for name, each in comparable.items() if not each]
+    if judges and not combiner.takes_judges:
+        raise ValueError(
+            f"scores of member {judges[0]!r} mean something inside their row only, and the combiner "
+            f"{type(combiner).__name__} compares them across rows; take Mean, AccuracyWeighted or ConfidenceWeighted"
+        )
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from lit_basereward.data.batch import Batch
 from lit_basereward.data.ensemble import EnsembleBatch, EnsembleCollator
 from lit_basereward.data.routing import Route, check_routes
 from lit_basereward.data.sources.base import Source
-from lit_basereward.ensemble.combiners import Combiner, Mean
+from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check_takes
 from lit_basereward.ensemble.names import name_paths
 from lit_basereward.modules.base import RewardModule
 
@@ -98,13 +98,8 @@ class EnsembleRM(RewardModule):
         if len(self.members):
             return
         loaded = [self._load(name, path) for name, path in self.paths.items()]
-        judges = [name for name, each in zip(self.names, loaded, strict=True) if not each.comparable_across_rows]
-        if judges and not self.combiner.takes_judges:
-            raise ValueError(
-                f"scores of member {judges[0]!r} mean something inside their row only, and the combiner "
-                f"{type(self.combiner).__name__} compares them across rows; take Mean, AccuracyWeighted or "
-                "ConfidenceWeighted"
-            )
+        comparable = [each.comparable_across_rows for each in loaded]
+        check_takes(self.combiner, dict(zip(self.names, comparable, strict=True)))
         for member, device in zip(loaded, self.devices or [], strict=bool(self.devices)):
             member.to(device)
         self.members = nn.ModuleList(loaded).requires_grad_(False).eval()
@@ -243,9 +238,6 @@ class EnsembleRM(RewardModule):
             ValueError: saying how an ensemble is written.
         """
         raise ValueError("an ensemble has no checkpoint: `python -m lit_basereward ensemble` writes it as a folder")
-
-
-FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figures are too good"
 
 
 def _score(member: Any, part: Batch) -> Tensor:

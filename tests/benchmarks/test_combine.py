@@ -1,0 +1,130 @@
+"""Rewards files of several models as one ensemble: figures by hand, routes, fitting, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_basereward.benchmarks.combine import COMBINERS, CombinerName
+from lit_basereward.cli import main
+from lit_basereward.metrics import error_auroc
+
+# Rows 0 to 2 prefer the first response, row 3, which has an image, the second.
+ROWS = [
+    {"id": "RLHF-1", "query": "q1", "response": ["long", "b"], "human_ranking": [0, 1]},
+    {"id": "RLHF-2", "query": "q2", "response": ["long", "b"], "human_ranking": [0, 1]},
+    {"id": "mmmu-3", "query": "q3", "response": ["b", "long"], "human_ranking": [0, 1]},
+    {"id": "wildvision-4", "query": "q4", "response": ["long", "b"], "human_ranking": [1, 0], "image": "4.png"},
+]
+A = [[2, 1], [1, 0], [0, 1], [0, 1]]
+B = [[0, 2], [3, 1], [1, 0], [0, 3]]
+C = [[5, 0], [5, 0], [5, 0], None]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "vl.json").write_text(json.dumps(ROWS))
+    for name, rewards in (("a", A), ("b", B), ("c", C)):
+        write(tmp_path / f"{name}.jsonl", rewards)
+    held = [{"id": str(i), "prompt": "p", "responses": ["x", "y"], "ratings": [1, 0]} for i in range(2)]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    write(tmp_path / "held_a.jsonl", [[3, 1], [1, 0]])
+    write(tmp_path / "held_b.jsonl", [[1, 3], [0, 1]])
+    return tmp_path
+
+
+def write(path: Path, rewards: list) -> None:
+    lines = [{"rewards": given} if given else {"rewards": None, "error": "has images"} for given in rewards]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def report(place: Path, members: str, *options: str) -> dict:
+    files = [argument for name in members for argument in ("--rewards", str(place / f"{name}.jsonl"))]
+    main(["report", "vl_rewardbench", "--data", str(place / "vl.json"), *files, "--output", str(place), *options])
+    return json.loads((place / "report.json").read_text())
+
+
+def test_mean_of_two_files(place: Path) -> None:
+    """Means 1, 1.5 | 2, 0.5 | 0.5, 0.5 | 0, 2: wrong, right, a tie, right: 2/4, where a and b have 3/4 each.
+
+    Margins of a: 1, 1, -1, 1; of b: -2, 2, 1, 3. Half their distance, 1.5, 0.5, 1, 1, is the disagreement; the
+    ensemble is wrong in the first and third. Of the four (wrong, right) pairs three are in order and 1, 1 is a tie:
+    AUROC 3.5 / 4. Its own margins -0.5, 1.5, 0, 2 tell every error: 1. The members' errors 0010 and 1000 differ in
+    2/4, are never both, and correlate by (0 - 1/16) / (3/16) = -1/3.
+    """
+    found = report(place, "ab", "--combine", "mean")
+    assert found["overall"] == 0.5 and found["ties"] == 1 and found["model"] == "mean of a, b"
+    ensemble = found["ensemble"]
+    for name in "ab":
+        beside = ensemble["members"][name]
+        assert (beside["entries"], beside["overall"], beside["ensemble"], beside["ahead"]) == (4, 0.75, 0.5, -0.25)
+        assert beside["interval"][0] <= -0.25 <= beside["interval"][1]
+    (pair,) = ensemble["pairs"]
+    assert pair["members"] == ["a", "b"] and (pair["differ"], pair["both_wrong"]) == (0.5, 0.0)
+    assert pair["correlation"] == pytest.approx(-1 / 3)
+    spread = ensemble["disagreement"]
+    assert (spread["comparisons"], spread["auroc"], spread["auroc_of_margin"]) == (4, 0.875, 1.0)
+    assert spread["when_wrong"] == pytest.approx(1.25) and spread["when_right"] == pytest.approx(0.75)
+    assert "AUROC of disagreement" in (place / "report.html").read_text()
+
+
+def test_order_of_files_does_not_matter(place: Path) -> None:
+    assert report(place, "ba", "--combine", "mean")["groups"] == report(place, "ab", "--combine", "mean")["groups"]
+
+
+def test_routes_keep_a_row_from_a_member(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """c has nothing to say on the row with an image: an error that names it, until a route keeps the row from c.
+
+    Means with c: 7/3, 1 | 3, 1/3 | 2, 1/3, all right; the last stays 0, 2 as without c: 4/4.
+    """
+    with pytest.raises(SystemExit):
+        report(place, "abc", "--combine", "mean")
+    assert "c.jsonl has no rewards of" in capsys.readouterr().err
+    found = report(place, "abc", "--combine", "mean", "--routes", "[{when: {modality: image}, members: [a, b]}]")
+    assert found["overall"] == 1.0 and found["ensemble"]["members"]["c"]["entries"] == 3
+
+
+def test_weights_from_held_out_rows(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """On the held-out rows a is right twice and b never: weights 1 and 0, so the ensemble is a: 3/4.
+
+    Without rows it is to be fitted; on the reported file it is refused, and with --force marked.
+    """
+    held = ["--fit_on", str(place / "held.jsonl")]
+    given = [argument for name in "ab" for argument in ("--fit_rewards", str(place / f"held_{name}.jsonl"))]
+    found = report(place, "ab", "--combine", "accuracy_weighted", *held, *given)
+    assert found["overall"] == 0.75 and found["remarks"] == [r for r in found["remarks"] if "fitted" not in r]
+    with pytest.raises(SystemExit):
+        report(place, "ab", "--combine", "accuracy_weighted")
+    assert "to be fitted first" in capsys.readouterr().err
+    own = ["--fit_on", str(place / "vl.json"), "--fit_rewards", str(place / "a.jsonl"), "--fit_rewards", str(place / "b.jsonl")]
+    with pytest.raises(SystemExit):
+        report(place, "ab", "--combine", "accuracy_weighted", *own)
+    assert "--fit_on is the file that is reported" in capsys.readouterr().err
+    forced = report(place, "ab", "--combine", "accuracy_weighted", *own, "--force", "true")
+    assert any("fitted on these very rows" in remark for remark in forced["remarks"])
+
+
+def test_options_of_ensembles_need_one(place: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        report(place, "ab", "--fit_on", str(place / "held.jsonl"))
+    assert "give --combine" in capsys.readouterr().err
+
+
+def test_names_have_their_classes() -> None:
+    from typing import get_args
+
+    assert set(get_args(CombinerName)) == COMBINERS.keys()
+
+
+def test_error_auroc_at_its_ends() -> None:
+    """NaN where nothing is wrong; doubt that is everywhere the same is chance; NaN doubt is refused."""
+    import math
+
+    import torch
+
+    assert math.isnan(error_auroc(torch.tensor([1.0, 2.0]), torch.tensor([True, True])))
+    assert error_auroc(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([True, False, True])) == 0.5
+    with pytest.raises(ValueError, match="NaN"):
+        error_auroc(torch.tensor([math.nan]), torch.tensor([True]))
