@@ -6,7 +6,6 @@ Shape legend: M members, N responses.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from lit_basereward.data.ensemble import EnsembleBatch, EnsembleCollator
 from lit_basereward.data.routing import Route, check_routes
 from lit_basereward.data.sources.base import Source
 from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check_takes
+from lit_basereward.ensemble.evidence import members_by_row
 from lit_basereward.ensemble.names import name_paths
 from lit_basereward.modules.base import RewardModule
 
@@ -247,27 +247,6 @@ def _score(member: Any, part: Batch) -> Tensor:
     kind = part.row.device.type
     with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
         return member.score(part)
-
-
-def members_by_row(scores: Tensor, row: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Evidence of each row: ``{"members": {name: rewards of its responses}}`` of those that vote on it.
-
-    Args:
-        scores: [M, N] NaN where a member does not vote.
-        row: [N] row of each response, ascending.
-        names: of the members.
-    """
-    sizes = torch.bincount(row).tolist()
-    return [
-        {
-            "members": {
-                name: [float(f"{value:.9g}") for value in each.tolist()]
-                for name, each in zip(names, part, strict=True)
-                if not each.isnan().any()
-            }
-        }
-        for part in scores.cpu().split(sizes, dim=1)
-    ]
 
 
 def origin(source: Source) -> str:

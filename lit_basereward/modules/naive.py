@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import Collator
+from lit_basereward.ensemble.evidence import members_by_row
 from lit_basereward.losses import BradleyTerry, RankingLoss, Regularizer, step_weight
 from lit_basereward.modules.base import OptimizerFactory, RewardModule, ScheduleFactory
 from lit_basereward.modules.schedule import WarmupCosine
@@ -93,7 +94,12 @@ class NaiveRM(RewardModule):
         """Rewards [N] of all responses, float32, in log-odds units."""
         assert self.model is not None, "call configure_model() first"
         self.cost.forwards += len(batch.row)
-        return self.model(batch.inputs, batch.layout)
+        rewards = self.model(batch.inputs, batch.layout)
+        each = self.model.head.each
+        if each is not None and not self.training:
+            names = [f"head {n}" for n in range(1, len(each) + 1)]
+            self.evidence = members_by_row(each.detach(), batch.row, names)
+        return rewards
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Bradley-Terry and regularizers, each weighted so that a step's micro-batches add up to the step's mean."""
@@ -102,13 +108,23 @@ class NaiveRM(RewardModule):
         return total, {"rewards": rewards.detach(), "share": total.detach()}
 
     def ranking(self, rewards: Tensor, batch: Batch) -> Tensor:
-        """Ranking loss and regularizers: this micro-batch's share of the step's.
+        """Ranking loss and regularizers: this micro-batch's share of the step's; of several heads the mean of theirs.
 
         Args:
-            rewards: [N]
+            rewards: [N] of the last forward pass.
             batch: whose ratings say what they should be.
         """
+        assert self.model is not None
         total = 0.0 * rewards.sum()  # a batch without comparisons still reaches every parameter
+        head = self.model.head
+        each, head.each = head.each, None  # used up: it would keep the graph, and a module with a graph has no copy
+        if each is None:
+            return total + self._terms(rewards, batch)
+        return total + torch.stack([self._terms(own, batch) for own in each]).mean()
+
+    def _terms(self, rewards: Tensor, batch: Batch) -> Tensor:
+        """Ranking loss and regularizers of one head's rewards [N]."""
+        total = torch.zeros((), device=rewards.device)
         for term in (self.ranking_loss, *self.regularizers):
             losses, row = term(rewards, batch)
             over = term.over if isinstance(term, Regularizer) else "comparisons"

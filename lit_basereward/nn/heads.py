@@ -25,6 +25,10 @@ class RewardHead(nn.Module, ABC):
         hidden_size: width of the backbone's states.
     """
 
+    each: Tensor | None = None
+    """Of a head that is made of several: what each of them gave in the last forward pass, [heads, N] with gradient.
+    Each of them is trained by the loss of its own rewards."""
+
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -114,3 +118,31 @@ class MLPHead(RewardHead):
         """See :class:`RewardHead`."""
         rewards: Tensor = self.layers(states).sum(-1)  # of one: squeeze gives a view, of which FSDP2 warns
         return rewards
+
+
+class MultiHead(RewardHead):
+    """Several heads on the same states: an ensemble for the price of its heads, since the backbone runs once.
+
+    The reward is their mean. Each head is trained by the loss of its own rewards, and the loss is the mean of theirs
+    (our choice; a loss of the mean alone would train one wide head). They differ by nothing but their first weights, so
+    their errors are much alike: how much so stands in the report.
+
+    Args:
+        hidden_size: width of the backbone's states.
+        num_heads: how many; at least 2.
+        head: factory of one of them.
+
+    Raises:
+        ValueError: for fewer than two heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int = 4, head: HeadFactory = MLPHead) -> None:
+        super().__init__(hidden_size)
+        if num_heads < 2:
+            raise ValueError(f"num_heads is {num_heads}; use 2 or more, or the head itself")
+        self.heads = nn.ModuleList(head(hidden_size) for _ in range(num_heads))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """See :class:`RewardHead`."""
+        self.each = torch.stack([head(states) for head in self.heads])
+        return self.each.mean(0)

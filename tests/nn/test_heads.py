@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from lit_basereward.nn.heads import HeadFactory, MLPHead, RewardHead
+from lit_basereward.nn.heads import HeadFactory, MLPHead, MultiHead, RewardHead
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
 H = 16
@@ -199,3 +200,16 @@ def test_injected_by_class_path(class_path: str, init_args: dict, monkeypatch: p
     assert type(head).__name__ == class_path.rpartition(".")[2]
     assert len([layer for layer in head.modules() if isinstance(layer, nn.Linear)]) == init_args.get("num_layers", 1)
     assert head(torch.randn(3, H)).shape == (3,)
+
+
+def test_several_heads_give_their_mean():
+    """Each keeps what it gave; the mean is the reward, in float32 under autocast too; one head is no ensemble."""
+    head = MultiHead(8, num_heads=3, head=partial(MLPHead, num_layers=1))
+    states = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rewards = head(states)
+    assert head.each.shape == (3, 5) and head.each.dtype == torch.float32
+    torch.testing.assert_close(head.each[1], head.heads[1](states))
+    torch.testing.assert_close(rewards, torch.stack([each(states) for each in head.heads]).mean(0))
+    with pytest.raises(ValueError, match="use 2 or more"):
+        MultiHead(8, num_heads=1)

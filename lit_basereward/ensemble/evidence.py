@@ -1,0 +1,30 @@
+"""What each member gave the responses of a batch, as the evidence that stands beside the rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def members_by_row(scores: Tensor, row: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Evidence of each row: ``{"members": {name: rewards of its responses}}`` of those that vote on it.
+
+    Args:
+        scores: [M, N] NaN where a member does not vote.
+        row: [N] row of each response, ascending.
+        names: of the members.
+    """
+    sizes = torch.bincount(row).tolist()
+    return [
+        {
+            "members": {
+                name: [float(f"{value:.9g}") for value in each.tolist()]
+                for name, each in zip(names, part, strict=True)
+                if not each.isnan().any()
+            }
+        }
+        for part in scores.cpu().split(sizes, dim=1)
+    ]
