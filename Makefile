@@ -11,10 +11,11 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install $(PIP_ARGS) -c $(PINS)
 SAY := @echo "==>"
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test
+.PHONY: help venv demo demo-ensemble test
 
 help:
 	@echo "make demo   set up .venv, train the embedded demo, evaluate it and print the results (a few minutes)"
+	@echo "make demo-ensemble   train three small members and test their ensemble (some minutes more)"
 	@echo "make test   set up .venv, then run ruff, mypy and pytest"
 	@echo "make venv   set up .venv only: torch $(TORCH), this package and the versions in $(PINS)"
 	@echo "Variables: PYTHON=python3.12, PIP_ARGS=\"--extra-index-url ...\" (see README.md)"
@@ -25,6 +26,10 @@ venv: $(STAMP)
 demo: venv
 	$(SAY) "Running the demo: $(RUN) -m lit_basereward.demo"
 	@$(RUN) -m lit_basereward.demo
+
+demo-ensemble: venv
+	$(SAY) "Running the ensemble's demo: $(RUN) -m lit_basereward.demo.ensemble"
+	@$(RUN) -m lit_basereward.demo.ensemble
 
 test: venv
 	$(SAY) "Checking style: ruff check, ruff format --check"

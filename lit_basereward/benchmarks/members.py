@@ -1,7 +1,7 @@
 """An ensemble beside its members: is it ahead of each, do they err alike, does their disagreement tell its errors?
 
-Results are plain JSON, as those of :mod:`lit_basereward.benchmarks.diagnosis`. Several heads on one backbone are members,
-too.
+Results are plain JSON, as those of :mod:`lit_basereward.benchmarks.diagnosis`. Several heads on one backbone are
+members, too.
 
 Shape legend: M members, C comparisons.
 """
@@ -117,26 +117,29 @@ def _alike(first: Tensor, second: Tensor) -> dict[str, Any]:
 def _disagreement(members: Tensor, ensemble: Tensor) -> dict[str, Any]:
     """Whether the members' disagreement tells the ensemble's errors.
 
-    Disagreement is the standard deviation of the members' margins: offsets of their rewards, which pairs cannot fit,
-    are not in it. Comparisons with one voter have none and are left out.
+    Disagreement is the standard deviation over members of the probability ``sigmoid(margin)`` that the better response
+    wins: offsets of rewards, which pairs cannot fit, are not in it, nor is their scale where members are sure. (The
+    standard deviation of the margins themselves grows with them: large where all are sure and right.)
 
     Args:
         members: [M, C] margins.
         ensemble: [C] margins.
 
     Returns:
-        ``comparisons``; ``auroc`` of disagreement for errors, and of a small margin of the ensemble's, which needs no
-        members (``auroc_of_margin``); ``when_right`` and ``when_wrong``, the mean disagreement; and ``risk_coverage``,
-        answering first where the members agree.
+        ``comparisons``; ``auroc`` of disagreement for errors, beside it that of the standard deviation of margins
+        (``auroc_of_std``) and of a small margin of the ensemble's, which needs no members (``auroc_of_margin``);
+        ``when_right`` and ``when_wrong``, the mean disagreement; and ``risk_coverage``, answering first where the
+        members agree.
     """
     voters = (~members.isnan()).sum(0)
     members, ensemble = members[:, voters > 1], ensemble[voters > 1]
     if not len(ensemble):
         return {"comparisons": 0}
-    spread, right = disagreement(members), ensemble > 0
+    spread, right = disagreement(members.sigmoid()), ensemble > 0
     return {
         "comparisons": len(ensemble),
         "auroc": error_auroc(spread, right),
+        "auroc_of_std": error_auroc(disagreement(members), right),
         "auroc_of_margin": error_auroc(-ensemble.abs(), right),
         "when_right": float(spread[right].mean()),
         "when_wrong": float(spread[~right].mean()),
@@ -157,13 +160,14 @@ def member_notes(figures: dict[str, Any]) -> list[str]:
         if each["comparisons"]:
             found.append(
                 f"{' and '.join(each['members'])}: verdicts differ in {each['differ']:.4f} of {each['comparisons']:,} "
-                f"comparisons, both are wrong in {each['both_wrong']:.4f}, errors correlate by {each['correlation']:.3f}"
+                f"comparisons, both are wrong in {each['both_wrong']:.4f}; "
+                f"correlation of errors {each['correlation']:.3f}"
             )
     spread = figures["disagreement"]
     if spread["comparisons"]:
         found.append(
-            f"disagreement of members tells errors with an AUROC of {spread['auroc']:.3f}, a small margin with "
-            f"{spread['auroc_of_margin']:.3f} (0.5 is chance); area under risk-coverage by agreement "
-            f"{spread['risk_coverage']['aurc']:.3f}"
+            f"disagreement of members tells errors with an AUROC of {spread['auroc']:.3f} (of their probabilities; "
+            f"{spread['auroc_of_std']:.3f} of their margins), a small margin with {spread['auroc_of_margin']:.3f}; 0.5 is "
+            f"chance. Area under risk-coverage by agreement {spread['risk_coverage']['aurc']:.3f}"
         )
     return found

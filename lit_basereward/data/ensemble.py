@@ -103,7 +103,9 @@ class EnsembleCollator(Collator):
             lengths=flat(lambda item: item.lengths),
             row_index=torch.tensor([item.index for item in items]),
             weight=torch.tensor([item.weight for item in items], dtype=torch.float32),
-            truncated=flat(lambda item: [any(each) for each in zip(*(p.truncated for p in item.parts.values()), strict=True)]),
+            truncated=flat(
+                lambda item: [any(each) for each in zip(*(p.truncated for p in item.parts.values()), strict=True)]
+            ),
             counts=counts or StepCounts(),
             dropped=list(dropped),
             members=members,

@@ -26,7 +26,11 @@ def write_tiny_qwen2_vl(folder: str | Path, tokenizer: PreTrainedTokenizerBase) 
     from transformers import Qwen2VLConfig
 
     section = HIDDEN // HEADS // 8  # of the rotary frequencies: 2/8 time, 3/8 height, 3/8 width
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [section, 3 * section // 2, 3 * section // 2]}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [section, 3 * section // 2, 3 * section // 2],
+    }
     config = Qwen2VLConfig(
         architectures=["Qwen2VLForConditionalGeneration"],
         tie_word_embeddings=True,

@@ -30,7 +30,7 @@ class Combiner(ABC):
     takes_judges: ClassVar[bool] = False
     """True if members may give scores that mean something inside their row only, as pairwise judges do: then nothing
     but differences inside a row may have a say in which response wins. The ensemble is such a model itself then."""
-    fitted_on: dict[str, str] = {}  # noqa: RUF012 - of those that are never fitted
+    fitted_on: dict[str, str] = {}
     """Origin of the rows that it was fitted on, by the source's name."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Combiner(ABC):
         """
         return self
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, names: Sequence[str]) -> None:  # noqa: B027 - most have nothing to check
         """Raise what :meth:`combine` would, before anything is scored.
 
         Args:
@@ -329,8 +329,8 @@ def _margins(scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str])
 def _check_fitted(combiner: Combiner, state: dict[str, float], names: Sequence[str]) -> None:
     if not state:
         raise ValueError(
-            f"the combiner {type(combiner).__name__} is to be fitted first: `python -m lit_basereward ensemble --fit_on "
-            "HELD_OUT.jsonl` does it and writes the ensemble; Mean needs no fitting"
+            f"the combiner {type(combiner).__name__} is to be fitted first: `python -m lit_basereward ensemble "
+            "--fit_on HELD_OUT.jsonl` does it and writes the ensemble; Mean needs no fitting"
         )
     if set(state) != set(names):
         raise ValueError(

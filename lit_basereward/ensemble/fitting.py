@@ -104,7 +104,7 @@ def fit(
 def marked(combiner: Combiner, fitted_on: dict[str, str]) -> Combiner:
     """A combiner that knows which rows it was fitted on, where it is one that is fitted."""
     if is_dataclass(combiner) and "fitted_on" in combiner.__dataclass_fields__:
-        return replace(combiner, fitted_on=fitted_on)  # type: ignore[return-value]  # of the same class
+        return replace(combiner, fitted_on=fitted_on)
     return combiner
 
 

@@ -1,7 +1,7 @@
 """An ensemble on disk: a folder with one small file, which names members by path and content, and holds the combiner.
 
-Members stay where they are. Each has a digest, so that an ensemble whose member was changed is refused: its combiner was
-fitted for another.
+Members stay where they are. Each has a digest, so that an ensemble whose member was changed is refused: its combiner
+was fitted for another.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def read_ensemble(path: str | Path) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-        arguments = {key: value for key, value in model["init_args"].items() if key not in ("allow", "trust_remote_code")}
+        arguments = {
+            key: value for key, value in model["init_args"].items() if key not in ("allow", "trust_remote_code")
+        }
         return {"hyper_parameters": {"_class_path": model["class_path"], **arguments}}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -48,7 +48,7 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def error_auroc(uncertainty: Tensor, correct: Tensor) -> float:
-    """How well an uncertainty tells errors: the probability that it is higher in a wrong comparison than in a right one.
+    """How well an uncertainty tells errors: how often it is higher in a wrong comparison than in a right one.
 
     Ties count half (the rank statistic of Mann and Whitney); 0.5 is chance.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import lightning.pytorch as pl
 import torch
@@ -25,12 +25,13 @@ from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check
 from lit_basereward.ensemble.evidence import members_by_row
 from lit_basereward.ensemble.names import name_paths
 from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.cost import Cost
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class EnsembleRM(RewardModule):
-    """Several trained reward models as one, for evaluation, prediction and serving; its members are trained by themselves.
+    """Several trained reward models as one, for evaluation, prediction and serving; its members are trained apart.
 
     Members may have different backbones, processors and paradigms. Each row goes to those that vote on it, and their
     rewards become one by the combiner. With a member whose scores mean something inside a row only (a pairwise judge),
@@ -63,7 +64,9 @@ class EnsembleRM(RewardModule):
         pl.LightningModule.__init__(self)
         self._begin()
         self.save_hyperparameters()
-        self.paths = dict(members) if isinstance(members, dict) else dict(zip(name_paths(members), members, strict=True))
+        self.paths = (
+            dict(members) if isinstance(members, dict) else dict(zip(name_paths(members), members, strict=True))
+        )
         if not self.paths:
             raise ValueError("the ensemble has no members; give members as name: checkpoint or export")
         if devices is not None and len(devices) != len(self.paths):
@@ -83,9 +86,13 @@ class EnsembleRM(RewardModule):
     def comparable_across_rows(self) -> bool:  # type: ignore[override]
         """True if every member's scores are; they are loaded to know it."""
         self.configure_model()
-        return all(member.comparable_across_rows for member in self.members)
+        return all(member.comparable_across_rows for member in self._loaded)
 
     # ---------------------------------------------------------------------------------------------- the members
+    @property
+    def _loaded(self) -> list[RewardModule]:
+        return [cast(RewardModule, member) for member in self.members]
+
     def configure_model(self, weights: bool = True) -> None:
         """Load all members, once.
 
@@ -124,7 +131,7 @@ class EnsembleRM(RewardModule):
         if training:
             self._refuse_training()
         self.configure_model()
-        collators = {name: each.collator(training=False) for name, each in zip(self.names, self.members, strict=True)}
+        collators = {name: each.collator(training=False) for name, each in zip(self.names, self._loaded, strict=True)}
         return EnsembleCollator(collators, self.routes)
 
     # -------------------------------------------------------------------------------------------------- scoring
@@ -142,7 +149,7 @@ class EnsembleRM(RewardModule):
         """
         assert isinstance(batch, EnsembleBatch), "an ensemble scores the batches of its own collator"
         scores = torch.full(batch.votes.shape, torch.nan, device=batch.row.device)
-        for m, (name, member) in enumerate(zip(self.names, self.members, strict=True)):
+        for m, (name, member) in enumerate(zip(self.names, self._loaded, strict=True)):
             part, votes = batch.members[m], batch.votes[m]
             if part is None:
                 continue
@@ -153,7 +160,9 @@ class EnsembleRM(RewardModule):
                 )
             if not found.isfinite().all():
                 row = int(part.row_index[part.row[~found.isfinite()][0]])
-                raise ValueError(f"member {name!r} of the ensemble gave NaN or infinity in row {row}, on which it votes")
+                raise ValueError(
+                    f"member {name!r} of the ensemble gave NaN or infinity in row {row}, on which it votes"
+                )
             scores[m, votes] = found
             self.cost.forwards += member.cost.forwards
             self.cost.generated_tokens += member.cost.generated_tokens
@@ -170,7 +179,7 @@ class EnsembleRM(RewardModule):
         assert isinstance(batch, EnsembleBatch)
         batch.members = [
             part if part is None else member.on_before_batch_transfer(part, dataloader_idx)
-            for member, part in zip(self.members, batch.members, strict=True)
+            for member, part in zip(self._loaded, batch.members, strict=True)
         ]
         return batch
 
@@ -204,7 +213,9 @@ class EnsembleRM(RewardModule):
         warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")  # see the base
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-            raise ValueError("an ensemble is not sharded: use trainer.strategy: auto, and model.devices where one is full")
+            raise ValueError(
+                "an ensemble is not sharded: use trainer.strategy: auto, and model.devices where one is full"
+            )
         if precision not in _PRECISIONS:
             raise ValueError(f"trainer.precision {precision} is not for ensembles; use one of {', '.join(_PRECISIONS)}")
         self.combiner.check(self.names)
@@ -215,7 +226,9 @@ class EnsembleRM(RewardModule):
 
     def _check_unseen(self, source: Source, stage: str) -> None:
         """Held-out rows may be those of validation too; what is reported may not."""
-        if origin(source) not in self.combiner.fitted_on.values() or not (stage == "test" or isinstance(source, Benchmark)):
+        if origin(source) not in self.combiner.fitted_on.values() or not (
+            stage == "test" or isinstance(source, Benchmark)
+        ):
             return
         if not self.report_fitted:
             raise ValueError(
@@ -240,9 +253,9 @@ class EnsembleRM(RewardModule):
         raise ValueError("an ensemble has no checkpoint: `python -m lit_basereward ensemble` writes it as a folder")
 
 
-def _score(member: Any, part: Batch) -> Tensor:
+def _score(member: RewardModule, part: Batch) -> Tensor:
     """Rewards of a member, which counts its own cost; parts stored in bfloat16 meet float32 ones under autocast."""
-    member.cost = type(member.cost)()
+    member.cost = Cost()
     mixed = member.backbone.dtype == "bfloat16"
     kind = part.row.device.type
     with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():

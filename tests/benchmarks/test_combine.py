@@ -49,10 +49,11 @@ def report(place: Path, members: str, *options: str) -> dict:
 def test_mean_of_two_files(place: Path) -> None:
     """Means 1, 1.5 | 2, 0.5 | 0.5, 0.5 | 0, 2: wrong, right, a tie, right: 2/4, where a and b have 3/4 each.
 
-    Margins of a: 1, 1, -1, 1; of b: -2, 2, 1, 3. Half their distance, 1.5, 0.5, 1, 1, is the disagreement; the
-    ensemble is wrong in the first and third. Of the four (wrong, right) pairs three are in order and 1, 1 is a tie:
-    AUROC 3.5 / 4. Its own margins -0.5, 1.5, 0, 2 tell every error: 1. The members' errors 0010 and 1000 differ in
-    2/4, are never both, and correlate by (0 - 1/16) / (3/16) = -1/3.
+    Margins of a: 1, 1, -1, 1; of b: -2, 2, 1, 3. The ensemble is wrong in the first and third. Half the distance of
+    their margins is 1.5, 0.5, 1, 1: of the four (wrong, right) pairs three are in order and 1, 1 is a tie, 3.5 / 4. Of
+    their probabilities (0.7311 and 0.1192, ...) it is 0.3059, 0.0749, 0.2311, 0.1108: all in order, 1. So do its own
+    margins -0.5, 1.5, 0, 2. The members' errors 0010 and 1000 differ in 2/4, are never both, and correlate by
+    (0 - 1/16) / (3/16) = -1/3.
     """
     found = report(place, "ab", "--combine", "mean")
     assert found["overall"] == 0.5 and found["ties"] == 1 and found["model"] == "mean of a, b"
@@ -65,8 +66,9 @@ def test_mean_of_two_files(place: Path) -> None:
     assert pair["members"] == ["a", "b"] and (pair["differ"], pair["both_wrong"]) == (0.5, 0.0)
     assert pair["correlation"] == pytest.approx(-1 / 3)
     spread = ensemble["disagreement"]
-    assert (spread["comparisons"], spread["auroc"], spread["auroc_of_margin"]) == (4, 0.875, 1.0)
-    assert spread["when_wrong"] == pytest.approx(1.25) and spread["when_right"] == pytest.approx(0.75)
+    assert [spread[key] for key in ("comparisons", "auroc", "auroc_of_std", "auroc_of_margin")] == [4, 1.0, 0.875, 1.0]
+    assert spread["when_wrong"] == pytest.approx(0.26854, abs=1e-4)
+    assert spread["when_right"] == pytest.approx(0.09285, abs=1e-4)
     assert "AUROC of disagreement" in (place / "report.html").read_text()
 
 
@@ -98,7 +100,14 @@ def test_weights_from_held_out_rows(place: Path, capsys: pytest.CaptureFixture) 
     with pytest.raises(SystemExit):
         report(place, "ab", "--combine", "accuracy_weighted")
     assert "to be fitted first" in capsys.readouterr().err
-    own = ["--fit_on", str(place / "vl.json"), "--fit_rewards", str(place / "a.jsonl"), "--fit_rewards", str(place / "b.jsonl")]
+    own = [
+        "--fit_on",
+        str(place / "vl.json"),
+        "--fit_rewards",
+        str(place / "a.jsonl"),
+        "--fit_rewards",
+        str(place / "b.jsonl"),
+    ]
     with pytest.raises(SystemExit):
         report(place, "ab", "--combine", "accuracy_weighted", *own)
     assert "--fit_on is the file that is reported" in capsys.readouterr().err

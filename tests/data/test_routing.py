@@ -33,7 +33,7 @@ def test_a_route_for_all_rows():
 
 def test_unknown_and_no_members_are_refused():
     """The route's number, and who is there."""
-    with pytest.raises(ValueError, match="route 2 names the member 'd'.*accepted: a, b, c"):
+    with pytest.raises(ValueError, match=r"route 2 names the member 'd'.*accepted: a, b, c"):
         check_routes([Route(["a"]), Route(["d"])], NAMES)
     with pytest.raises(ValueError, match="route 1 names no members"):
         check_routes([Route([])], NAMES)

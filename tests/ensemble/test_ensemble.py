@@ -32,7 +32,9 @@ def test_mean_of_those_that_vote(members, whole):
     ``evidence`` has the very same numbers, and cost is the members' sum: one forward per response and voter.
     """
     rows = preferences()
-    alone = {name: load(path, "cpu").score_rows(rows if name != "text" else rows[::3]) for name, path in members.items()}
+    alone = {
+        name: load(path, "cpu").score_rows(rows if name != "text" else rows[::3]) for name, path in members.items()
+    }
     whole.module.cost.forwards = 0
     rewards = whole.score_rows(rows)
     evidence = whole.module.evidence
@@ -79,7 +81,7 @@ def test_order_of_members_and_rows_does_not_matter(members, whole):
 
 def test_a_text_member_without_a_route_is_named(members):
     """Nothing is guessed: a row with an image is an error that says who cannot read it, and what to do."""
-    with pytest.raises(RowError, match="member 'text'.*reads text only.*route"):
+    with pytest.raises(RowError, match=r"member 'text'.*reads text only.*route"):
         scorer(members, routes=[]).score_rows(preferences())
 
 
@@ -126,8 +128,14 @@ def test_a_member_that_goes_wrong_is_named(members, broken, message):
 def test_a_member_that_cannot_be_loaded_is_named(members, tmp_path):
     """A missing file, a broken one, and an ensemble inside an ensemble."""
     (tmp_path / "text.ckpt").write_text("hello")
-    (tmp_path / "inner.yaml").write_text(f"model: {{class_path: lit_basereward.EnsembleRM, init_args: {{members: {members}}}}}")
-    for file, message in (("none.ckpt", "is no file"), ("text.ckpt", "is no checkpoint"), ("inner.yaml", "is an ensemble itself")):
+    (tmp_path / "inner.yaml").write_text(
+        f"model: {{class_path: lit_basereward.EnsembleRM, init_args: {{members: {members}}}}}"
+    )
+    for file, message in (
+        ("none.ckpt", "is no file"),
+        ("text.ckpt", "is no checkpoint"),
+        ("inner.yaml", "is an ensemble itself"),
+    ):
         with pytest.raises(ValueError, match=f"member 'bad' of the ensemble .*{message}"):
             scorer({**members, "bad": str(tmp_path / file)})
 
@@ -176,7 +184,7 @@ def test_members_that_are_judges(members, backbone_folder, tmp_path):
     parts = [load(path, "cpu").score_rows(rows) for path in both.values()]
     for rewards, *given in zip(found.score_rows(rows), *parts, strict=True):
         torch.testing.assert_close(rewards, torch.stack(given).mean(0), rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="member 'judge'.*Minimum compares them across rows"):
+    with pytest.raises(ValueError, match=r"member 'judge'.*Minimum compares them across rows"):
         scorer(both, [], combiner=Minimum())
-    with pytest.raises(RowError, match="member 'judge'"):
+    with pytest.raises(RowError, match=r"member 'judge'"):
         found.score_rows([Preference("one", rows[0].prompt, rows[0].responses[:1], images=rows[0].images)])

@@ -12,8 +12,8 @@ import yaml
 from lit_basereward import load
 from lit_basereward.calibrate import calibrate
 from lit_basereward.cli import main
-from lit_basereward.ensemble.folder import FILE
 from lit_basereward.ensemble.fitting import draw, ensemble
+from lit_basereward.ensemble.folder import FILE
 from lit_basereward.testing import ListSource, preferences
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
@@ -64,7 +64,9 @@ def test_fit_write_load_and_refuse(config, tmp_path, capsys):
     for name in ("qwen.ckpt", "text.ckpt", "ens"):
         (tmp_path / name).rename(home / name)
     folder = home / "ens"
-    main(["predict", *QUIET, "--ckpt_path", str(folder), "--data.predict", rows, "--predictions.path", f"{home}/p.jsonl"])
+    main(
+        ["predict", *QUIET, "--ckpt_path", str(folder), "--data.predict", rows, "--predictions.path", f"{home}/p.jsonl"]
+    )
     main(["test", *QUIET, "--ckpt_path", str(folder), "--data.test", rows, "--trainer.default_root_dir", f"{home}/run"])
     predicted = [json.loads(line) for line in (home / "p.jsonl").read_text().splitlines()]
     tested = [json.loads(line) for line in (home / "run/rewards/rows.jsonl").read_text().splitlines()]
@@ -79,9 +81,21 @@ def test_fit_write_load_and_refuse(config, tmp_path, capsys):
     torch.testing.assert_close(found, torch.tensor(predicted[1]["rewards"]), rtol=0, atol=1e-5)
     assert "member qwen: " in capsys.readouterr().out
     report = json.loads((home / "run/report.json").read_text())
-    assert set(report["ensemble"]["members"]) == {"qwen", "text"} and report["ensemble"]["disagreement"]["comparisons"] == 11
+    assert (
+        set(report["ensemble"]["members"]) == {"qwen", "text"}
+        and report["ensemble"]["disagreement"]["comparisons"] == 11
+    )
 
-    seen = ["test", *QUIET, "--ckpt_path", str(folder), "--data.test", held, "--trainer.default_root_dir", f"{home}/seen"]
+    seen = [
+        "test",
+        *QUIET,
+        "--ckpt_path",
+        str(folder),
+        "--data.test",
+        held,
+        "--trainer.default_root_dir",
+        f"{home}/seen",
+    ]
     with pytest.raises(SystemExit):
         main(seen)
     assert "was fitted on held" in capsys.readouterr().err
@@ -90,10 +104,10 @@ def test_fit_write_load_and_refuse(config, tmp_path, capsys):
 
     with (home / "text.ckpt").open("ab") as file:
         file.write(b" ")
-    with pytest.raises(ValueError, match="member 'text' of the ensemble .* was changed since"):
+    with pytest.raises(ValueError, match=r"member 'text' of the ensemble .* was changed since"):
         load(folder, "cpu")
     (home / "text.ckpt").unlink()
-    with pytest.raises(ValueError, match="member 'text' of the ensemble .* is not at"):
+    with pytest.raises(ValueError, match=r"member 'text' of the ensemble .* is not at"):
         load(folder, "cpu")
 
 
@@ -116,7 +130,9 @@ def test_validate_from_yaml_and_refusal_to_fit(config, tmp_path, capsys):
     """A config is enough to validate; `fit` says what to do instead, before it reads any data."""
     rows = rows_file(tmp_path / "rows.jsonl", 2)
     mean = ["--model.combiner", "Mean"]
-    main(["validate", *QUIET, "--config", config, *mean, "--data.val", rows, "--trainer.default_root_dir", str(tmp_path)])
+    main(
+        ["validate", *QUIET, "--config", config, *mean, "--data.val", rows, "--trainer.default_root_dir", str(tmp_path)]
+    )
     assert "calibration: " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["fit", *QUIET, "--config", config, "--trainer.max_steps", "1"])
@@ -137,7 +153,7 @@ def test_a_folder_brings_no_permissions(config, members, tmp_path):
             load(folder, "cpu")
     bad = {**stored, "hyper_parameters": {**stored["hyper_parameters"], "combiner": {"class_path": "subprocess.Popen"}}}
     (folder / FILE).write_text(json.dumps(bad))
-    with pytest.raises(ValueError, match="names the class subprocess.Popen"):
+    with pytest.raises(ValueError, match=r"names the class subprocess\.Popen"):
         load(folder, "cpu")
     (folder / FILE).write_text("{")
     with pytest.raises(ValueError, match="holds no whole ensemble"):
