@@ -6,7 +6,8 @@ The evidence of a row is a plain dict, in a module's ``evidence`` and in the lin
 - of a judge: ``votes``, ``[[i, j, wins of i, wins of j, unparsed], ...]``, or ``log_odds``,
   ``[[i, j, log-odds that i beats j], ...]``, where response i was presented first and j second; ``judgements``, the
   texts, in the order of ``votes``
-- of an ensemble, and of several heads: ``members``, ``{name: [a reward for each response]}`` of those that vote on it
+- of an ensemble, and of several heads: ``members``, ``{name: [a reward for each response]}`` of those that vote on it;
+  ``judges``, names of the members whose scores mean something inside their row only, if there are any
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.metrics import order_swap_consistency
 
 Evidence = dict[str, Any]
-KEYS = ("critiques", "empty", "unfinished", "votes", "log_odds", "judgements", "members")
+KEYS = ("critiques", "empty", "unfinished", "votes", "log_odds", "judgements", "members", "judges")
 COST = ("forwards", "generated_tokens", "seconds")
 """What is told of a scored row's cost, on average."""
 
@@ -83,6 +84,11 @@ def evidence_of(line: dict[str, Any]) -> Evidence:
 def is_judged(evidence: Evidence) -> bool:
     """True if a pairwise judge gave it."""
     return "votes" in evidence or "log_odds" in evidence
+
+
+def is_inside_row(evidence: Evidence) -> bool:
+    """True if rewards mean something beside the others of their row only: a judge gave them, or has a say in them."""
+    return is_judged(evidence) or bool(evidence.get("judges"))
 
 
 def evidence_figures(rows: Iterable[Evidence]) -> dict[str, float]:
@@ -171,6 +177,8 @@ def _select(evidence: Evidence, responses: list[int]) -> Evidence:
         if key in evidence:
             about = [line for line in evidence[key] if line[0] in number and line[1] in number]
             found[key] = [[number[i], number[j], *rest] for i, j, *rest in about]
+    if "judges" in evidence:
+        found["judges"] = evidence["judges"]
     if "judgements" in evidence:
         told = judgements(evidence)
         found["judgements"] = [text for pair, text in told if pair is None or set(pair) <= number.keys()]
@@ -259,5 +267,6 @@ _FORMS: dict[str, tuple[Callable[[Any, int], bool], str]] = {
         "[[i, j, log-odds that i beats j], ...] with positions of responses",
     ),
     "judgements": (lambda value, _: _are_texts(value), "a list of texts"),
+    "judges": (lambda value, _: _are_texts(value), "a list of names"),
     "members": (_are_members, "a number for each response under the name of each member that votes"),
 }

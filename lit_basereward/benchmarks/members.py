@@ -167,7 +167,7 @@ def member_notes(figures: dict[str, Any]) -> list[str]:
     if spread["comparisons"]:
         found.append(
             f"disagreement of members tells errors with an AUROC of {spread['auroc']:.3f} (of their probabilities; "
-            f"{spread['auroc_of_std']:.3f} of their margins), a small margin with {spread['auroc_of_margin']:.3f}; 0.5 is "
-            f"chance. Area under risk-coverage by agreement {spread['risk_coverage']['aurc']:.3f}"
+            f"{spread['auroc_of_std']:.3f} of their margins), a small margin with {spread['auroc_of_margin']:.3f}; 0.5 "
+            f"is chance. Area under risk-coverage by agreement {spread['risk_coverage']['aurc']:.3f}"
         )
     return found

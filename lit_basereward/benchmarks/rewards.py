@@ -17,7 +17,7 @@ from lit_basereward.benchmarks.evidence import (
     Account,
     entry_evidence,
     evidence_figures,
-    is_judged,
+    is_inside_row,
     read_cost,
     read_evidence,
 )
@@ -117,7 +117,7 @@ def _account(
         evidence if any(given.values()) else (),
         evidence_figures(given.values()),
         {key: math.fsum(cost[key] for cost in costs) / len(costs) for key in costs[0]} if costs else {},
-        comparable_across_rows=not any(map(is_judged, given.values())),
+        comparable_across_rows=not any(map(is_inside_row, given.values())),
     )
 
 

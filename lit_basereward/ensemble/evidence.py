@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 
-def members_by_row(scores: Tensor, row: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+def members_by_row(
+    scores: Tensor, row: Tensor, names: Sequence[str], judges: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Evidence of each row: ``{"members": {name: rewards of its responses}}`` of those that vote on it.
 
     Args:
         scores: [M, N] NaN where a member does not vote.
         row: [N] row of each response, ascending.
         names: of the members.
+        judges: those whose scores mean something inside their row only; told where there are any.
     """
+    told = {"judges": list(judges)} if judges else {}
     sizes = torch.bincount(row).tolist()
     return [
         {
@@ -24,7 +28,8 @@ def members_by_row(scores: Tensor, row: Tensor, names: Sequence[str]) -> list[di
                 name: [float(f"{value:.9g}") for value in each.tolist()]
                 for name, each in zip(names, part, strict=True)
                 if not each.isnan().any()
-            }
+            },
+            **told,
         }
         for part in scores.cpu().split(sizes, dim=1)
     ]

@@ -171,7 +171,8 @@ class EnsembleRM(RewardModule):
     def score(self, batch: Batch) -> Tensor:
         """Rewards [N] by the combiner; ``evidence`` has those of the members."""
         scores = self.score_members(batch)
-        self.evidence = members_by_row(scores, batch.row, self.names)
+        judges = [n for n, each in zip(self.names, self._loaded, strict=True) if not each.comparable_across_rows]
+        self.evidence = members_by_row(scores, batch.row, self.names, judges)
         return self.combiner.combine(scores, batch.row, self.names)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

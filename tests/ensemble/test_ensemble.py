@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_basereward import EnsembleRM, Scorer, load
+from lit_basereward.benchmarks.evidence import is_inside_row
 from lit_basereward.data.routing import Route, When
 from lit_basereward.data.types import Preference, RowError
 from lit_basereward.ensemble import LowerConfidenceBound, Mean, Minimum
@@ -184,6 +185,7 @@ def test_members_that_are_judges(members, backbone_folder, tmp_path):
     parts = [load(path, "cpu").score_rows(rows) for path in both.values()]
     for rewards, *given in zip(found.score_rows(rows), *parts, strict=True):
         torch.testing.assert_close(rewards, torch.stack(given).mean(0), rtol=0, atol=1e-5)
+    assert all(is_inside_row(each) for each in found.module.evidence)  # so that files tell it, too
     with pytest.raises(ValueError, match=r"member 'judge'.*Minimum compares them across rows"):
         scorer(both, [], combiner=Minimum())
     with pytest.raises(RowError, match=r"member 'judge'"):
