@@ -21,7 +21,7 @@ from lit_basereward.benchmarks.diagnosis import Compared, thinned_curve
 from lit_basereward.benchmarks.evidence import Evidence
 from lit_basereward.benchmarks.score import compare, score
 from lit_basereward.benchmarks.types import Rewards
-from lit_basereward.ensemble.combiners import disagreement
+from lit_basereward.ensemble.votes import disagreement
 from lit_basereward.metrics import error_auroc
 
 

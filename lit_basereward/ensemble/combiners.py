@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from lit_basereward.losses.functional import comparisons
+from lit_basereward.ensemble.votes import disagreement, held_out_margins, voted_on, weighted_mean
 
 FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figures are too good"
 
@@ -117,7 +117,7 @@ class AccuracyWeighted(_Weighted):
 
     def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. Ties are wrong."""
-        found = [float((d > 0).double().mean()) for d in _margins(scores, row, ratings, names)]
+        found = [float((d > 0).double().mean()) for d in held_out_margins(scores, row, ratings, names)]
         return self._normalised(found, names)
 
 
@@ -134,7 +134,7 @@ class ConfidenceWeighted(_Weighted):
 
     def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
         """See :class:`Combiner`; a negative mean margin is an error."""
-        found = [float(d.mean()) for d in _margins(scores, row, ratings, names)]
+        found = [float(d.mean()) for d in held_out_margins(scores, row, ratings, names)]
         for name, margin in zip(names, found, strict=True):
             if margin < 0:
                 raise ValueError(
@@ -163,7 +163,7 @@ class StandardisedMean(Combiner):
 
     def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. No rating is needed."""
-        voted = _voted(scores, names)
+        voted = voted_on(scores, names)
         stds = {name: float(v.std(correction=0)) for name, v in voted.items()}
         for name, std in stds.items():
             if not std > 0:
@@ -194,7 +194,7 @@ class _Pessimist(Combiner):
 
     def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. No rating is needed."""
-        means = {name: float(voted.mean()) for name, voted in _voted(scores, names).items()}
+        means = {name: float(voted.mean()) for name, voted in voted_on(scores, names).items()}
         return replace(self, means=means)  # type: ignore[type-var]  # a dataclass, as its subclasses are
 
     def check(self, names: Sequence[str]) -> None:
@@ -269,61 +269,6 @@ def check_takes(combiner: Combiner, comparable: Mapping[str, bool]) -> None:
             f"scores of member {judges[0]!r} mean something inside their row only, and the combiner "
             f"{type(combiner).__name__} compares them across rows; take Mean, AccuracyWeighted or ConfidenceWeighted"
         )
-
-
-def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the members that vote.
-
-    Args:
-        scores: [M, N] NaN where a member does not vote.
-        weights: [M] not negative.
-
-    Returns:
-        [N] float64. A member that does not vote leaves no trace: bit for bit the mean of the others.
-
-    Raises:
-        ValueError: if nobody votes on a response, or nobody whose weight is above 0.
-    """
-    votes = ~scores.isnan()
-    weight = weights.to(scores.device, torch.float64)[:, None] * votes
-    total = weight.sum(0)
-    if not (total > 0).all():
-        raise ValueError("a response has no vote with a weight above 0; look at the routes, or leave out such members")
-    return (torch.where(votes, scores.double(), 0.0) * weight).sum(0) / total
-
-
-def disagreement(scores: Tensor) -> Tensor:
-    """Standard deviation over the members that vote, of the population: 0 for one voter.
-
-    Args:
-        scores: [M, N] NaN where a member does not vote.
-
-    Returns:
-        [N] float64.
-    """
-    mean = weighted_mean(scores, torch.ones(len(scores)))
-    return weighted_mean((scores.double() - mean) ** 2, torch.ones(len(scores))).sqrt()
-
-
-def _voted(scores: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """What each member gave the responses that it votes on, float64."""
-    found = {name: each[~each.isnan()].double() for name, each in zip(names, scores, strict=True)}
-    for name, each in found.items():
-        if not len(each):
-            raise ValueError(f"member {name!r} votes on none of the held-out rows; give rows that it votes on")
-    return found
-
-
-def _margins(scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> list[Tensor]:
-    """Better less worse in the comparisons that each member votes on, float64."""
-    better, worse = comparisons(row, ratings)
-    found = []
-    for name, each in zip(names, scores.double(), strict=True):
-        margins = each[better] - each[worse]
-        found.append(margins[~margins.isnan()])
-        if not len(found[-1]):
-            raise ValueError(f"member {name!r} votes on no comparison of the held-out rows; give rows that it votes on")
-    return found
 
 
 def _check_fitted(combiner: Combiner, state: dict[str, float], names: Sequence[str]) -> None:

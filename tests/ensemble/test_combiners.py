@@ -14,8 +14,8 @@ from lit_basereward.ensemble.combiners import (
     Mean,
     Minimum,
     StandardisedMean,
-    disagreement,
 )
+from lit_basereward.ensemble.votes import disagreement
 
 NAN = math.nan
 NAMES = ["a", "b"]

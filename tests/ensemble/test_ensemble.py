@@ -190,3 +190,23 @@ def test_members_that_are_judges(members, backbone_folder, tmp_path):
         scorer(both, [], combiner=Minimum())
     with pytest.raises(RowError, match=r"member 'judge'"):
         found.score_rows([Preference("one", rows[0].prompt, rows[0].responses[:1], images=rows[0].images)])
+
+
+def test_through_the_trainer_with_a_worker(members, whole, tmp_path):
+    """Built in Python, batches packed by a worker: `test` writes what the scorer gives, to 1e-5."""
+    import json
+
+    import lightning.pytorch as pl
+
+    from lit_basereward.data.datamodule import PreferenceDataModule
+    from lit_basereward.testing import ListSource
+
+    rows = preferences(responses=(2, 3, 2, 4, 2, 3))
+    data = PreferenceDataModule(test=ListSource(rows), eval_batch_size=4, num_workers=1)
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "default_root_dir": tmp_path}
+    pl.Trainer(**quiet).test(EnsembleRM(members, routes=SEEING), data, verbose=False)
+    (written,) = (tmp_path / "rewards").glob("*.jsonl")
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    for line, rewards in zip(lines, whole.score_rows(rows), strict=True):
+        assert line["rewards"] == pytest.approx(rewards.tolist(), abs=1e-5)
+    assert [len(line["members"]) for line in lines] == [3, 2, 2, 3, 2, 2]
