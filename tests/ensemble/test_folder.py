@@ -20,8 +20,9 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer
 
 
 @pytest.fixture
-def config(members, tmp_path) -> str:
+def config(members, tmp_path, monkeypatch) -> str:
     """Two members, weighted by accuracy, not fitted; the checkpoints lie beside it."""
+    monkeypatch.chdir(tmp_path)
     for name in ("qwen", "text"):
         (tmp_path / f"{name}.ckpt").write_bytes(Path(members[name]).read_bytes())
     path = tmp_path / "ensemble.yaml"
