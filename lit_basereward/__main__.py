@@ -25,6 +25,7 @@ tools:
   export         a checkpoint as a Hugging Face folder, adapters merged, that `lit_basereward.load` reads back
   grpo           reinforcement learning of a judge, with TRL as the engine
   report SUITE   figures and a page of any model's rewards on a benchmark; compares two models
+  serve          a model over HTTP: scores groups, is OpenRLHF's remote reward model, and has a page to try it
 
 options:
   COMMAND --help              every setting of a command or tool

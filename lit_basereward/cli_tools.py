@@ -24,6 +24,7 @@ TOOLS = {
     "export": "lit_basereward.serving.export:export",
     "grpo": "lit_basereward.rl.grpo:grpo",
     "report": "lit_basereward.benchmarks.report:report",
+    "serve": "lit_basereward.serving.server:serve",
 }
 """Module and function of each tool; imported when it is called."""
 

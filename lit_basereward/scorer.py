@@ -16,6 +16,7 @@ from torch import Tensor
 import lit_basereward
 from lit_basereward.allowed import check_classes
 from lit_basereward.checkpoint import is_sharded, read_checkpoint
+from lit_basereward.data.collator import Item
 from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import Preference
 from lit_basereward.ensemble.folder import is_ensemble, load_ensemble
@@ -103,12 +104,16 @@ class Scorer:
         Returns:
             one [K] tensor per row, float32 on the CPU.
         """
-        batch = self.collator(list(enumerate(rows))).to(self.device)
+        return self.score_items([self.collator.prepare(index, row) for index, row in enumerate(rows)])
+
+    def score_items(self, items: Sequence[Item]) -> list[Tensor]:
+        """The same for rows that the collator, or a copy of it in another thread, has prepared."""
+        batch = self.collator.collate(items).to(self.device)
         # Parts that are stored in bfloat16 meet float32 ones under autocast alone; an ensemble's members see to it.
         mixed = getattr(getattr(self.module, "backbone", None), "dtype", None) == "bfloat16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             rewards = self.module.score(batch).float().cpu()
-        return list(rewards.split([len(row.responses) for row in rows]))
+        return list(rewards.split([len(item.lengths) for item in items]))
 
 
 def load(

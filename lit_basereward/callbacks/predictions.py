@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lit_basereward.callbacks.gathering import evidence_by_row
+from lit_basereward.callbacks.preferences import write_preferences
 from lit_basereward.callbacks.reward_log import RewardLog, model_identity, plain
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import Collator
@@ -32,10 +33,12 @@ class PredictionWriter(Callback):
     Args:
         path: where to write; the default is ``predictions.jsonl`` in the run's folder.
         overwrite: replace an earlier output, finished or not.
+        preferences: also write there, for each row of several responses, the best and the worst of them as ``chosen``
+            and ``rejected``, in TRL's preference format.
     """
 
-    def __init__(self, path: str | None = None, overwrite: bool = False) -> None:
-        self.path, self.overwrite = path, overwrite
+    def __init__(self, path: str | None = None, overwrite: bool = False, preferences: str | None = None) -> None:
+        self.path, self.overwrite, self.preferences = path, overwrite, preferences
         self._log: RewardLog | None = None
         self._meter = Meter()
 
@@ -49,9 +52,9 @@ class PredictionWriter(Callback):
         Raises:
             ValueError: if the output exists.
         """
-        path = self.output(trainer)
-        if stage == "predict" and path.exists() and not self.overwrite:
-            raise ValueError(f"{path} exists; give another path, or set overwrite: true to replace it")
+        for path in (self.output(trainer), *([Path(self.preferences)] if self.preferences else [])):
+            if stage == "predict" and path.exists() and not self.overwrite:
+                raise ValueError(f"{path} exists; give another path, or set overwrite: true to replace it")
 
     def scored_rows(self, trainer: pl.Trainer, stage: str, number: int) -> list[int]:
         """Rows that an earlier run has finished; asked by the datamodule before it builds the loader.
@@ -124,6 +127,10 @@ class PredictionWriter(Callback):
         missing = self._log.join(len(source), lambda row: unscored(source, collator, row))
         left_out = f", {missing} of them without rewards" if missing else ""
         print(f"predictions: {len(source)} rows in {path}{left_out}")
+        if self.preferences:
+            pairs, alone = write_preferences(Path(self.preferences), path, source)
+            without = f"; {alone} rows have no two responses of different reward" if alone else ""
+            print(f"preferences: {pairs} pairs in {self.preferences}{without}")
 
 
 def unscored(source: Source, collator: Collator, row: int) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Best of n: the rewards of `predict` as pairs of a chosen and a rejected response, in TRL's preference format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lit_basereward.data.sources.base import Source
+from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
+
+
+def write_preferences(path: Path, predictions: Path, source: Source) -> tuple[int, int]:
+    """One pair for each row of several responses: that with the highest reward over that with the lowest.
+
+    ``{"prompt": messages, "chosen": [message], "rejected": [message], "images": [path, ...]}``, the conversational form
+    of TRL's explicit prompts, which our own sources read, too; ``images`` only where there are some. ``score_chosen``
+    and ``score_rejected`` are the two rewards. A message is a string where its images stand before the text of the
+    first user turn, which is where TRL and we put them, else a list of parts.
+
+    Images stay where they are: paths are relative to the file if they lie below it. Those that a source holds as bytes
+    are written once each to ``<path>.images``.
+
+    Args:
+        path: file to write.
+        predictions: of :class:`PredictionWriter`, whole.
+        source: the rows, in the same order.
+
+    Returns:
+        how many pairs, and how many rows gave none: of one response, without rewards, or with no reward above another.
+    """
+    pairs = left_out = 0
+    temporary = Path(f"{path}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with predictions.open() as lines, temporary.open("w") as file:
+        for index, line in enumerate(lines):
+            rewards = json.loads(line)["rewards"] or [0.0]
+            best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
+            if rewards[best] > rewards[worst]:
+                pair = _pair(source[index], best, worst, path)
+                scores = {"score_chosen": rewards[best], "score_rejected": rewards[worst]}
+                file.write(json.dumps(pair | scores, ensure_ascii=False) + "\n")
+                pairs += 1
+            else:
+                left_out += 1
+    temporary.replace(path)
+    return pairs, left_out
+
+
+def _pair(row: Preference, chosen: int, rejected: int, path: Path) -> dict[str, Any]:
+    pair: dict[str, Any] = {"prompt": [_turn(message, row) for message in row.prompt]}
+    for name, k in (("chosen", chosen), ("rejected", rejected)):
+        pair[name] = [{"role": "assistant", "content": row.responses[k]}]
+    if row.images:
+        pair["images"] = [_image(ref, path) for ref in row.images]
+    return pair
+
+
+def _turn(message: Message, row: Preference) -> dict[str, Any]:
+    parts = message.content
+    first = next(each for each in row.prompt if each.role == "user")
+    leading = len(row.images) if message is first else 0
+    texts = parts[leading:]
+    if all(isinstance(part, str) for part in texts) and len(texts) <= 1:
+        return {"role": message.role, "content": "".join(part for part in texts if isinstance(part, str))}
+    content = [{"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part} for part in parts]
+    return {"role": message.role, "content": content}
+
+
+def _image(ref: ImageRef, path: Path) -> str:
+    if ref.path:
+        inside = Path(ref.path).is_relative_to(path.parent.resolve())
+        return os.path.relpath(ref.path, path.parent.resolve()) if inside else ref.path
+    folder = Path(f"{path}.images")
+    folder.mkdir(exist_ok=True)
+    file = folder / hashlib.sha256(ref.data).hexdigest()
+    if not file.exists():
+        file.write_bytes(ref.data)
+    return f"{folder.name}/{file.name}"

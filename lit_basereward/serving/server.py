@@ -1,0 +1,129 @@
+"""``serve``: a reward model over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from lit_basereward.scorer import load
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from lit_basereward.serving.app import Service
+
+TOKEN = "LIT_BASEREWARD_TOKEN"
+
+
+def serve(
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    device: str | None = None,
+    max_batch_tokens: int = 32_768,
+    max_queue: int = 128,
+    max_body: int = 33_554_432,
+    max_pixels: int = 50_000_000,
+    max_images: int = 64,
+    timeout: float = 60.0,
+    workers: int = 2,
+    backbone: str | None = None,
+    allow: list[str] | None = None,
+) -> None:
+    """Serve a trained reward model over HTTP: groups, OpenRLHF's remote reward model, and a page to try it.
+
+    Answers /v1/score, /get_reward, /health and / as docs/serving.md says. SIGTERM and Ctrl-C end it once all that was
+    accepted is answered; a second one at once.
+
+    Args:
+        model: a ``.ckpt`` file, or a folder that ``export`` has written.
+        host: address to listen on. Others than this machine see the default, 127.0.0.1, not.
+        port: to listen on; 0 takes a free one.
+        token: that callers must show as bearer token. Others see the command line, so better give it in the
+            environment, as LIT_BASEREWARD_TOKEN.
+        device: where it computes. None is the first GPU, else the CPU.
+        max_batch_tokens: most tokens that are computed at once, and so of one group: bounds the memory of the model.
+        max_queue: requests taken on at a time; more are answered with 429.
+        max_body: bytes of a request; larger ones are answered with 413.
+        max_pixels: of all images of a group; more are answered with 422 before any is decoded.
+        max_images: of a group.
+        timeout: seconds after which a request is answered with 504, or 408 if it has not come whole by then.
+        workers: threads that decode images and tokenise.
+        backbone: folder or hub id of the backbone, where it is not where it was in training.
+        allow: modules of yours, such as ``my_pkg.heads``, whose classes the model may name.
+
+    Raises:
+        ValueError: if the model cannot be loaded, a number makes no sense, or uvicorn is not installed.
+    """
+    token = os.environ.get(TOKEN) if token is None else token
+    numbers: dict[str, float] = {"max_batch_tokens": max_batch_tokens, "max_queue": max_queue, "max_body": max_body}
+    numbers |= {"max_pixels": max_pixels, "max_images": max_images, "timeout": timeout, "workers": workers}
+    for name, number in numbers.items():
+        if number <= 0:
+            raise ValueError(f"{name} is {number}; use a number above 0")
+    if token is not None and not token.strip():
+        raise ValueError(f"the token is empty; give one, or leave --token and {TOKEN} out")
+    try:
+        from lit_basereward.serving.app import Limits, Service
+    except ImportError as error:
+        raise ValueError('serve needs uvicorn and starlette: pip install "lit_basereward[serve]"') from error
+    from lit_basereward.serving.batching import Batcher
+    from lit_basereward.serving.protocol import ImageLimits
+
+    scorer = load(model, device=device, allow=allow or [], backbone=backbone)
+    limits = Limits(max_queue, max_body, ImageLimits(max_pixels, max_images), timeout)
+    service = Service(Batcher(scorer, max_batch_tokens, workers), limits, token)
+    if token is None and not _local(host):
+        print(f"note: everybody who reaches {host}:{port} can use this model; --token or {TOKEN} asks for a token")
+    server(service, host, port).run()
+
+
+def server(service: Service, host: str, port: int) -> uvicorn.Server:
+    """The server of a service, not yet running."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Stops in steps: it refuses what is new, listens no more when all else is answered, ends a moment later."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if service.stopping:
+                self.force_exit = self.should_exit = True
+            service.stopping = True
+
+        async def on_tick(self, counter: int) -> bool:
+            if service.stopping and service.in_flight == 0:
+                # the last to connect still get their refusal in between
+                self.should_exit |= not self.servers[0].is_serving()
+                for listener in self.servers:
+                    listener.close()
+            return await super().on_tick(counter)
+
+    return Server(
+        uvicorn.Config(
+            service.app(),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+        )
+    )
+
+
+def _local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
