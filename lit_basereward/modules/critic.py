@@ -17,7 +17,7 @@ from lit_basereward.losses.functional import comparisons
 from lit_basereward.modules.base import OptimizerFactory, ScheduleFactory
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.modules.schedule import WarmupCosine
-from lit_basereward.modules.writing import Writer
+from lit_basereward.modules.writing import Writer, check_writing
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.generation import extend
 from lit_basereward.nn.heads import HeadFactory, MLPHead
@@ -40,6 +40,7 @@ class CriticRM(NaiveRM):
         regularizers: terms added to the loss.
         critique_weight: factor on the critiques' loss: for each comparison the mean cross-entropy per token of the
             better response's critique and of the worse one's, added up, and 0 where the row has none (MM-RLHF's code).
+            Those of tied responses are not learnt (our choice).
         critique: in evaluation the model writes the critiques (``generate``), reads the row's own (``given``), or does
             without (``none``: Naive-RM, in training too).
         num_critiques: critiques to write per response; the reward is the mean behind them.
@@ -89,6 +90,9 @@ class CriticRM(NaiveRM):
     ) -> None:
         if critique_weight < 0:
             raise ValueError(f"critique_weight is {critique_weight}; use a number >= 0")
+        if num_critiques < 1:
+            raise ValueError(f"num_critiques is {num_critiques}; use 1 or more")
+        check_writing(max_new_tokens, temperature, stop)
         if num_critiques > 1 and temperature == 0:
             raise ValueError(
                 f"{num_critiques} critiques at temperature 0 are all the same; set temperature, such as 1.0"

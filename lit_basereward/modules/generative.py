@@ -19,7 +19,7 @@ from lit_basereward.data.verdict import parse_verdict
 from lit_basereward.losses import step_weight
 from lit_basereward.modules.base import OptimizerFactory, RewardModule, ScheduleFactory
 from lit_basereward.modules.schedule import WarmupCosine
-from lit_basereward.modules.writing import Writer
+from lit_basereward.modules.writing import Writer, check_writing
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.generation import extend
 from lit_basereward.nn.language import LanguageRewardModel, VerdictHead, mean_per_branch
@@ -89,6 +89,9 @@ class GenerativeRM(RewardModule):
             raise ValueError(
                 "style verdict reads logits and casts no votes: leave out num_votes, or set style: reasoning"
             )
+        if style == "reasoning" and tuple(verdicts) != ("1", "2"):
+            raise ValueError(f"verdicts are {verdicts}, and style reasoning answers 1 or 2: leave out verdicts")
+        check_writing(max_new_tokens, temperature, stop)
         if num_votes > 1 and temperature == 0:
             raise ValueError(f"{num_votes} votes at temperature 0 are all the same; set temperature, such as 1.0")
         super().__init__(
@@ -160,9 +163,9 @@ class GenerativeRM(RewardModule):
     def score(self, batch: Batch) -> Tensor:
         """Scores [N], float32; a row's scores add up to 0."""
         assert isinstance(batch, JudgeBatch) and self.model is not None
-        self.cost.forwards += len(batch.first)
         if self.votes:
             return scores(self._vote(batch), batch)
+        self.cost.forwards += len(batch.first)
         log_odds, _ = self.model(batch.inputs, batch.layout)
         self.evidence = _by_row(batch, "log_odds", [[value] for value in log_odds.tolist()])
         return scores(log_odds, batch)
@@ -172,6 +175,7 @@ class GenerativeRM(RewardModule):
         model = cast(LanguageRewardModel, self.model)
         votes = torch.zeros(len(batch.first), 3)  # for the first, for the second, unparsed
         texts: list[list[str]] = [[] for _ in batch.first]
+        cut_off = [0.0] * len(batch.first)
         for rounds in self._rounds(batch):
             # also where nothing is to be compared: sharded weights are gathered by all devices alike
             open_branches = list(range(len(votes))) if self.sharded else self._undecided(batch, votes)
@@ -181,12 +185,18 @@ class GenerativeRM(RewardModule):
             if len(open_branches) < len(votes):
                 inputs, layout = extend(inputs, layout, [[]] * len(open_branches), branch=open_branches)
             written = self.writer.write(model, inputs, layout, num_samples=rounds)
+            self.cost.forwards += len(open_branches)  # a further round reads the prompts of open rows again
             self.cost.generated_tokens += sum(len(ids) for some in written.tokens for ids in some)
-            for branch, some in zip(open_branches, self.writer.texts(written), strict=True):
+            for branch, some, ends in zip(open_branches, self.writer.texts(written), written.finished, strict=True):
                 texts[branch] += some
-                for text in some:
-                    votes[branch, {1: 0, 2: 1, None: 2}[parse_verdict(text)]] += 1
+                cut_off[branch] += sum(not ended for ended in ends)
+                for text, ended in zip(some, ends, strict=True):
+                    # a thought that was cut off names responses, but has not decided
+                    verdict = parse_verdict(text) if ended or "</answer>" in text else None
+                    votes[branch, {1: 0, 2: 1, None: 2}[verdict]] += 1
         self.evidence = _by_row(batch, "votes", votes.long().tolist(), texts)
+        for row, unfinished in zip(batch.row[batch.first].tolist(), cut_off, strict=True):
+            self.evidence[row]["unfinished"] = self.evidence[row].get("unfinished", 0) + int(unfinished)
         return vote_log_odds(votes).to(self.device)
 
     def _rounds(self, batch: JudgeBatch) -> list[int]:

@@ -15,6 +15,20 @@ from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.layout import Layout
 
 
+def check_writing(max_new_tokens: int, temperature: float, stop: Sequence[str] | None) -> None:
+    """Refuse settings that nothing can be written with.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; use 1 or more")
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; use 0, which takes the likeliest token, or more")
+    if stop is None or isinstance(stop, str) or "" in stop:
+        raise ValueError(f"stop is {stop!r}; give a list of texts that are not empty, in YAML in quotes")
+
+
 @dataclass
 class Writer:
     """Writes behind the branches of a batch.
@@ -43,7 +57,9 @@ class Writer:
         self, model: LanguageRewardModel, inputs: dict[str, Tensor], layout: Layout, num_samples: int = 1
     ) -> Generated:
         """Texts behind every branch; the prompts and images are computed once."""
-        ends = {self.end_of_turn[-1], self.chat.tokenizer.eos_token_id} - {None}
+        tokenizer = self.chat.tokenizer
+        added = tokenizer.added_tokens_decoder
+        ends = {self.end_of_turn[-1], tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
         return model.generate(
             inputs,
             layout,
@@ -52,7 +68,10 @@ class Writer:
             num_samples=num_samples,
             temperature=self.temperature,
             stop_strings=self.stop,
-            tokenizer=self.chat.tokenizer,
+            tokenizer=tokenizer,
+            suppress_ids=sorted(
+                {i for i, token in added.items() if token.special} - ends
+            ),  # such as image placeholders
         )
 
     def texts(self, written: Generated) -> list[list[str]]:

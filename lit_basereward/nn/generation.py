@@ -55,6 +55,7 @@ def generate(
     top_p: float = 1.0,
     stop_strings: Sequence[str] = (),
     tokenizer: Any = None,
+    suppress_ids: Sequence[int] = (),
     decode_tokens: int = DECODE_TOKENS,
 ) -> Generated:
     """Go on behind the last token of every branch.
@@ -75,6 +76,7 @@ def generate(
         stop_strings: any of these texts ends a sequence; the text before it stays, its tokens made anew where one token
             holds both.
         tokenizer: decodes; needed with ``stop_strings`` alone.
+        suppress_ids: tokens that are never written, such as the placeholders of images.
         decode_tokens: sequences are decoded in chunks of at most this many tokens, but at least one at a time.
 
     Returns:
@@ -95,7 +97,7 @@ def generate(
         chunks = _chunks(prefilled, jobs, max_new_tokens, decode_tokens)
         more = _most_of_ranks(model, len(chunks), prefilled.last.device) - len(chunks)
         for chunk in chunks:
-            config = _config(end_ids, max_new_tokens, temperature, top_p)
+            config = _config(end_ids, max_new_tokens, temperature, top_p, suppress_ids)
             for b, tokens in zip(chunk, _decode(model, prefilled, chunk, config, stops), strict=True):
                 written[b].append(tokens)
         for _ in range(more):
@@ -252,7 +254,9 @@ def _decode(
     return sequences[:, 1:].tolist()
 
 
-def _config(end_ids: Sequence[int], max_new_tokens: int, temperature: float, top_p: float) -> Any:
+def _config(
+    end_ids: Sequence[int], max_new_tokens: int, temperature: float, top_p: float, suppress_ids: Sequence[int] = ()
+) -> Any:
     from transformers import GenerationConfig
 
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
@@ -262,6 +266,7 @@ def _config(end_ids: Sequence[int], max_new_tokens: int, temperature: float, top
         do_sample=temperature > 0,
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,  # stands behind the end alone, and is cut off there
+        suppress_tokens=list(suppress_ids) or None,
         use_cache=True,
         **sampling,
     )

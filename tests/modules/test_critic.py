@@ -151,3 +151,27 @@ def test_several_critiques_are_averaged(backbone_folder):
     assert module.cost.forwards == 2 * 4 and mean.shape == (2,)
     with pytest.raises(ValueError, match="set temperature"):
         critic(backbone_folder("qwen2_5_vl"), num_critiques=3)
+
+
+def test_critiques_never_hold_placeholders_of_images(backbone_folder):
+    """A language head that writes nothing but image placeholders where it may: they are suppressed, and the critique is
+    read; without that the second pass would find more placeholders than images."""
+    module = critic(backbone_folder("qwen2_5_vl"), num_critiques=4, temperature=5.0, max_new_tokens=40).eval()
+    with torch.no_grad():
+        module.model.lm_head.weight[module.model.base.config.image_token_id] *= 30
+        assert module.score(batch(module, False)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_critiques": 0}, "num_critiques is 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"stop": [""]}, "stop is"),
+        ({"stop": None}, "stop is None"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        CriticRM(Backbone("nowhere"), **options)

@@ -150,6 +150,7 @@ def test_reasoning_judge_learns_its_traces_and_votes(backbone_folder):
     module = judge(backbone_folder("qwen2_5_vl"), ["<think>", "</think>"], style="reasoning", max_new_tokens=40)
     assert all(found.tolist() == [0.0, 0.0] for found in score(module, rows))
     assert all(vote[4] == 1 for row in module.evidence for vote in row["votes"])
+    assert all(row["unfinished"] == 2 for row in module.evidence)  # gibberish without end, in both orders
     taught = batch(module, rows, True, StepCounts(rows=4, comparisons=4))
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     module.train()
@@ -189,6 +190,8 @@ def test_settings_that_do_not_go_together(backbone_folder):
         ({"style": "reasoning", "num_votes": 3}, "set temperature"),
         ({"num_votes": 0}, "use 1 or more"),
         ({"verdicts": ("first", "second one")}, "one token"),
+        ({"verdicts": ("a", "b"), "style": "reasoning"}, "leave out verdicts"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"template": "no/such.txt"}, "no template"),
     ):
         with pytest.raises(ValueError, match=words):
