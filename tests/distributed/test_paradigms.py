@@ -9,6 +9,8 @@ from test_two_processes import differing
 
 from lit_basereward.testing import run_ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -13,6 +13,8 @@ from test_two_processes import check_same_run
 
 from lit_basereward.testing import run_ranks
 
+pytestmark = pytest.mark.slow
+
 HALF = rank_runs.STEPS // 2
 
 
