@@ -147,7 +147,7 @@ def test_reasoning_judge_learns_its_traces_and_votes(backbone_folder):
         )
         for n, row in enumerate(preferences(images=False, responses=(2, 2, 2, 2)))
     ]
-    module = judge(backbone_folder("qwen2"), ["<think>", "</think>"], style="reasoning", max_new_tokens=40)
+    module = judge(backbone_folder("qwen2_5_vl"), ["<think>", "</think>"], style="reasoning", max_new_tokens=40)
     assert all(found.tolist() == [0.0, 0.0] for found in score(module, rows))
     assert all(vote[4] == 1 for row in module.evidence for vote in row["votes"])
     assert all(row["unfinished"] == 2 for row in module.evidence)  # gibberish without end, in both orders
