@@ -69,6 +69,10 @@ CASES = {
 }
 
 
+DEFAULT = ["vision", "tied"]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in DEFAULT]
+
+
 @pytest.fixture
 def case(request, backbone_folder, tied):
     """Folder, settings of the backbone, and whether the model sees."""
@@ -76,7 +80,7 @@ def case(request, backbone_folder, tied):
     return tied if name == "tied" else backbone_folder(name), settings, name == "qwen2_5_vl"
 
 
-@pytest.mark.parametrize("case", CASES, indirect=True)
+@pytest.mark.parametrize("case", DEFAULT + OTHERS, indirect=True)
 def test_a_critic_comes_back(case, tmp_path):
     """Its rewards with critiques that are given, none, and written by itself; a linear head is no `score` here."""
     folder, settings, images = case
@@ -93,7 +97,7 @@ def test_a_critic_comes_back(case, tmp_path):
     assert not any("lora" in name or "quant" in name for name in kept)
 
 
-@pytest.mark.parametrize("case", CASES, indirect=True)
+@pytest.mark.parametrize("case", DEFAULT + OTHERS, indirect=True)
 def test_a_judge_is_a_plain_language_model(case, tmp_path):
     """`load` gives its scores; transformers loads the folder without us, all of it, and says the same next word."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
