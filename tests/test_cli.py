@@ -230,7 +230,7 @@ BAD = {
     "unknown class of the top package, which imports lazily": (
         "model.class_path", "lit_basereward.NaivRM",
         r"model: lit_basereward has no 'NaivRM'; did you mean 'NaiveRM'\? "
-        r"accepted: Backbone, CriticRM, GenerativeRM, NaiveRM, .*",
+        r"accepted: Backbone, CriticRM, EnsembleRM, GenerativeRM, NaiveRM, .*",
     ),
     "unknown short name": (
         "model.init_args.head.class_path", "MLPHed",
