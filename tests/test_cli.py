@@ -301,9 +301,9 @@ def test_what_does_not_parse_is_one_line_that_ends_with_what_is_accepted(
 @pytest.mark.parametrize(
     ("args", "content", "message"),
     [
-        ([], "", "no command given; accepted: fit, validate, test, predict, calibrate, .*, report"),
+        ([], "", "no command given; accepted: fit, validate, test, predict, calibrate, .*, report, serve"),
         (["fitt"], "", r"'fitt' is not a command; did you mean 'fit'\? accepted: fit, validate, test, predict, .*"),
-        (["reprot"], "", r"'reprot' is not a command; did you mean 'report'\? accepted: fit, .*, report"),
+        (["reprot"], "", r"'reprot' is not a command; did you mean 'report'\? accepted: fit, .*, serve"),
         (["fit"], "", "no model; accepted: --model NaiveRM, a config with one, or a --ckpt_path that holds one"),
         (["fit", "--config", "FILE"], "a: 1\nb: [1,\n", r"config .* is not valid YAML in line 3: expected the node .*"),
         (["fit", "--config", "FILE"], "just text", "config .* holds no settings; accepted: keys such as model, .*"),
