@@ -17,14 +17,14 @@ from lit_basereward.losses.functional import comparisons
 from lit_basereward.modules.base import OptimizerFactory, ScheduleFactory
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.modules.schedule import WarmupCosine
-from lit_basereward.modules.writing import Writer, check_writing
+from lit_basereward.modules.writing import Writes, check_writing
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.generation import extend
 from lit_basereward.nn.heads import HeadFactory, MLPHead
 from lit_basereward.nn.language import LanguageRewardModel, mean_per_branch
 
 
-class CriticRM(NaiveRM):
+class CriticRM(Writes, NaiveRM):
     """Scores a response behind a critique of it, trained with Bradley-Terry and on the critiques' text, in one pass.
 
     The prompt is the critic's instructions with images and question; a branch is a response, the critique as the
@@ -92,6 +92,8 @@ class CriticRM(NaiveRM):
             raise ValueError(f"critique_weight is {critique_weight}; use a number >= 0")
         if num_critiques < 1:
             raise ValueError(f"num_critiques is {num_critiques}; use 1 or more")
+        if num_critiques > 1 and critique != "generate":
+            raise ValueError(f"critique is {critique}, and {num_critiques} are to be written: leave out num_critiques")
         check_writing(max_new_tokens, temperature, stop)
         if num_critiques > 1 and temperature == 0:
             raise ValueError(
@@ -104,7 +106,6 @@ class CriticRM(NaiveRM):
         self.critique_weight, self.critique, self.num_critiques = critique_weight, critique, num_critiques
         self.template = Template(template, CRITIC_FIELDS)
         self.temperature, self.max_new_tokens, self.stop = temperature, max_new_tokens, stop
-        self._writer: Writer | None = None
 
     def network(self, weights: bool) -> LanguageRewardModel:
         """Backbone with its language head, and the reward head."""
@@ -147,16 +148,19 @@ class CriticRM(NaiveRM):
         if bool(batch.to_write.any()):
             return self._write_and_score(batch)
         self.cost.forwards += len(batch.row)
-        self.evidence = []
+        self.evidence = [] if batch.targets is None else self._given(batch)
         return self.model(batch.inputs, batch.layout)[0]
 
-    @property
-    def writer(self) -> Writer:
-        """How critiques are written; made on first use, since it reads the tokenizer."""
-        if self._writer is None:
-            processor, tokens = self.backbone.processor(), self.backbone.text_tokens
-            self._writer = Writer(processor, self.max_new_tokens, self.temperature, self.stop, tokens)
-        return self._writer
+    def _given(self, batch: CriticBatch) -> list[dict[str, Any]]:
+        """The rows' own critiques as evidence, and none of rows that are scored without."""
+        assert batch.targets is not None
+        counts = torch.bincount(batch.targets.branch, minlength=len(batch.row)).tolist()
+        texts = [self.writer.text(ids) for ids in batch.targets.token.cpu().split(counts)]
+        rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+        for r, text, critiqued in zip(batch.row.tolist(), texts, batch.critiqued.tolist(), strict=True):
+            if critiqued:
+                rows[r].setdefault("critiques", []).append([text])
+        return rows
 
     def _write_and_score(self, batch: CriticBatch) -> Tensor:
         """Two passes: critiques are written behind the prompts' cache, then read with the head."""

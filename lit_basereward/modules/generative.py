@@ -19,7 +19,7 @@ from lit_basereward.data.verdict import parse_verdict
 from lit_basereward.losses import step_weight
 from lit_basereward.modules.base import OptimizerFactory, RewardModule, ScheduleFactory
 from lit_basereward.modules.schedule import WarmupCosine
-from lit_basereward.modules.writing import Writer, check_writing
+from lit_basereward.modules.writing import Writes, check_writing
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.generation import extend
 from lit_basereward.nn.language import LanguageRewardModel, VerdictHead, mean_per_branch
@@ -27,7 +27,7 @@ from lit_basereward.nn.language import LanguageRewardModel, VerdictHead, mean_pe
 Evidence = list[dict[str, Any]]
 
 
-class GenerativeRM(RewardModule):
+class GenerativeRM(Writes, RewardModule):
     """Judges two responses in one prompt, in both orders, without a head of its own; trained on what it should say.
 
     ``d_ij``, the log-odds that i beats j, is the mean over both orders, and the score of i is ``1/K sum_j d_ij``:
@@ -112,7 +112,6 @@ class GenerativeRM(RewardModule):
         self.max_new_tokens, self.stop = max_new_tokens, stop
         self.template = Template(template or style, JUDGE_FIELDS)
         self.trained = True  # there is no head to be random: an instructed model judges as it is
-        self._writer: Writer | None = None
 
     def network(self, weights: bool) -> LanguageRewardModel:
         """Backbone with its language head, of which the verdicts are read.
@@ -134,14 +133,6 @@ class GenerativeRM(RewardModule):
             training=training,
             **self._collation(training),
         )
-
-    @property
-    def writer(self) -> Writer:
-        """How judgements are written; made on first use, since it reads the tokenizer."""
-        if self._writer is None:
-            processor, tokens = self.backbone.processor(), self.backbone.text_tokens
-            self._writer = Writer(processor, self.max_new_tokens, self.temperature, self.stop, tokens)
-        return self._writer
 
     # ------------------------------------------------------------------------------------------------- training
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

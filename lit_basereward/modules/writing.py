@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from lit_basereward.data.chat import ChatEncoder
 from lit_basereward.data.types import Message
+from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.generation import Generated
 from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.layout import Layout
@@ -74,9 +76,13 @@ class Writer:
             ),  # such as image placeholders
         )
 
+    def text(self, ids: Sequence[int] | Tensor) -> str:
+        """Token ids as text, special tokens left out."""
+        return self.chat.tokenizer.decode(ids, skip_special_tokens=True)
+
     def texts(self, written: Generated) -> list[list[str]]:
-        """[branches][samples] as text, special tokens left out."""
-        return [[self.chat.tokenizer.decode(ids, skip_special_tokens=True) for ids in some] for some in written.tokens]
+        """[branches][samples] as text."""
+        return [[self.text(ids) for ids in some] for some in written.tokens]
 
     def turns(self, written: Generated) -> list[list[list[int]]]:
         """[branches][samples] as token ids of whole turns: those that ended have their end of turn, others have not."""
@@ -84,3 +90,18 @@ class Writer:
             [ids + self.end_of_turn if ended else ids for ids, ended in zip(some, ends, strict=True)]
             for some, ends in zip(written.tokens, written.finished, strict=True)
         ]
+
+
+class Writes:
+    """What paradigms that write have: the writer, made on first use, since it reads a tokenizer."""
+
+    backbone: Backbone
+    max_new_tokens: int
+    temperature: float
+    stop: list[str]
+
+    @cached_property
+    def writer(self) -> Writer:
+        """How texts are written, by this module's settings."""
+        processor, tokens = self.backbone.processor(), self.backbone.text_tokens
+        return Writer(processor, self.max_new_tokens, self.temperature, self.stop, tokens)

@@ -138,6 +138,15 @@ def test_a_critique_that_never_ends_and_one_that_says_nothing(backbone_folder):
     assert sum(row["unfinished"] for row in module.evidence) == 0
 
 
+def test_given_critiques_are_evidence(backbone_folder):
+    """Of the two rows with critiques, as they stand there; the row without has none."""
+    module = critic(backbone_folder("qwen2_5_vl"), critique="given").eval()
+    with torch.no_grad():
+        module.score(batch(module, False))
+    given = [[[text] for text in row.critiques] for row in rows()]
+    assert [row.get("critiques", []) for row in module.evidence] == given
+
+
 def test_several_critiques_are_averaged(backbone_folder):
     """Three sampled critiques a response: the reward is the mean of the three rewards, each of which is that of the
     critique alone (read again with ``given``; texts that this tokenizer does not reproduce are left out)."""
@@ -166,6 +175,7 @@ def test_critiques_never_hold_placeholders_of_images(backbone_folder):
     ("options", "words"),
     [
         ({"num_critiques": 0}, "num_critiques is 0"),
+        ({"num_critiques": 2, "temperature": 1.0, "critique": "given"}, "leave out num_critiques"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"stop": [""]}, "stop is"),
