@@ -10,12 +10,15 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import Preference
 from lit_basereward.demo.data import COLOURS, COUNTS, DIGITS, TEMPLATES, Digits, Scenes, Sums, demo_texts
+from lit_basereward.demo.files import write_files
 from lit_basereward.demo.made import SPLITS, MadeSource, Split, critique, judgement
 from lit_basereward.demo.tiny import tiny_tokenizer
 
@@ -288,3 +291,19 @@ def test_every_word_is_one_token() -> None:
             texts |= {row.question, *row.answers, *critiques, *compared}
     for text in texts:
         assert len(tokenizer.encode(text)) == len(split(text)), text
+
+
+def test_files_hold_the_same_rows(tmp_path):
+    """What ``demo.files`` writes is read back as the rows of the three splits, image by image."""
+    for path, split in zip(write_files(tmp_path), SPLITS, strict=True):
+        source, made = JSONLSource(str(path)), Digits(split)
+        assert len(source) == len(made)
+        for index in (0, len(made) - 1):
+            read, row = source[index], made[index]
+            assert (read.id, read.prompt, read.responses, read.ratings) == (
+                row.id,
+                row.prompt,
+                row.responses,
+                row.ratings,
+            )
+            assert Path(read.images[0].path).read_bytes() == row.images[0].data
