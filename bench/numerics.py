@@ -3,10 +3,10 @@
     git stash; python bench/numerics.py before; git stash pop
     python bench/numerics.py after --against before
 
-Each of the demo's configs trains on one thread; the losses of all steps and the weights after the last are kept in the
-folder. With `--against` both are compared with those of another folder: 0 is bit for bit, which a refactoring must reach;
-a change of the order of summation may have 1e-6. Ends with 1 where a difference is larger than `--tolerance`. Options behind
-`--` go to `fit`, such as `-- --model.layout padded`. A minute and a half on one core.
+Each of the demo's configs trains for ten steps; the losses of all steps and the weights after the last are kept in the
+folder. With `--against` both are compared with those of another folder: 0 is bit for bit, which a refactoring must
+reach; a change of the order of summation may have 1e-6. Ends with 1 where a difference is larger than `--tolerance`.
+Options behind `--` go to `fit`, such as `-- --model.layout padded`.
 """
 
 from __future__ import annotations

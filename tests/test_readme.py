@@ -1,0 +1,69 @@
+"""Every command of the README, in its order and in one folder, as it stands there plus options that make it small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lit_basereward.__main__ import main
+from lit_basereward.demo.files import write_files
+
+ROOT = Path(__file__).parents[1]
+SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 1 --data.num_workers 0 --trainer.accelerator cpu"
+TINY = f"{SHORT} --model.backbone.name_or_path BACKBONE --data.global_batch_size 4 --trainer.accumulate_grad_batches 1"
+# what a command begins with -> what is put behind it; the longest that fits
+OPTIONS = {
+    "fit --config configs/demo": f"{SHORT} --trainer.enable_progress_bar false",
+    "fit --config configs/7b.yaml": f"{TINY} --trainer.precision 32-true",
+    "fit --config configs/7b.yaml --config configs/overlays/qlora.yaml": "--print_config",
+    "fit --config configs/7b.yaml --config configs/overlays/fsdp.yaml": "--print_config",  # tests/distributed runs it
+    "fit --config configs/critic_7b.yaml": f"{TINY} --trainer.precision 32-true",
+    "fit --config configs/generative_7b.yaml": f"{TINY} --trainer.precision 32-true",
+    "test --config configs/7b.yaml": "--print_config",
+    "test --config configs/ensemble.yaml": "--print_config",
+    "test --ckpt_path": "--trainer.accelerator cpu",
+    "predict --ckpt_path": "--trainer.accelerator cpu",
+    "report": "",
+    "doctor": "",
+    "export": "",
+    "calibrate": "--help",
+    "curate --config configs/data/paper_curate.yaml": "--print_config",
+    "serve": "--print_config",  # tests/serving/ runs it
+    "grpo": "--print_config",  # tests/rl/ run it
+}
+
+
+def commands() -> list[list[str]]:
+    """Arguments of each ``python -m lit_basereward`` (or ``torchrun``) in the README's blocks, comments taken off."""
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if "-m lit_basereward " in line]
+    return [words[words.index("lit_basereward") + 1 :] for words in found]
+
+
+def options(words: list[str]) -> list[str]:
+    """What makes a command small."""
+    fitting = [start for start in OPTIONS if " ".join(words).startswith(start)]
+    assert fitting, f"no test runs `python -m lit_basereward {' '.join(words)}` of the README"
+    return OPTIONS[max(fitting, key=len)].split()
+
+
+def test_commands(tmp_path, monkeypatch, backbone_folder: Callable[[str], str], capsys):
+    """Each ends without an error; those for GPUs on a tiny backbone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    Path("configs").symlink_to(ROOT / "configs")
+    for file in write_files(Path("digits")):
+        file.write_text("".join(file.open().readlines()[:8]))
+    for name, split in (("pairs", "train"), ("val", "val")):
+        Path(f"{name}.jsonl").write_text(Path(f"digits/{split}.jsonl").read_text().replace("images/", "digits/images/"))
+    for words in commands():
+        given = [word.replace("BACKBONE", backbone_folder("qwen2_5_vl")) for word in options(words)]
+        try:
+            main([*words, *given])
+        except SystemExit as end:
+            assert not end.code, f"{' '.join(words)}: {capsys.readouterr().err[-2000:]}"
