@@ -37,8 +37,8 @@ test: venv
 	@$(RUN) -m ruff format --check .
 	$(SAY) "Checking types: mypy lit_basereward"
 	@$(RUN) -m mypy lit_basereward
-	$(SAY) "Running the tests: pytest"
-	@$(RUN) -m pytest
+	$(SAY) "Running the tests: pytest, on all cores"
+	@$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 # The stamp is written last, so that an interrupted set-up is taken up again by the next make.
 $(STAMP): setup.cfg pyproject.toml $(PINS)

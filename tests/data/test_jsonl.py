@@ -420,7 +420,7 @@ def test_gzip_and_list_files_give_the_same_rows(tmp_path: Path) -> None:
     rows = [GOOD | {"id": str(n), "prompt": f"{n}?"} for n in range(5)]
     text = "\n".join(json.dumps(row) for row in rows)
     (tmp_path / "a.jsonl").write_text(text)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(rows).encode()))
     seen = []
@@ -436,7 +436,7 @@ def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
     """Its first row may be bad; line numbers are the file's."""
     text = "\ufeff\n" + json.dumps(GOOD) + "\n\n" + json.dumps(GOOD) + "\n"
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    (tmp_path / "a.json.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     for file in ("a.json", "a.json.gz"):
         assert [row.id for row in every(JSONLSource(str(tmp_path / file)))] == ["2", "4"]
     (tmp_path / "a.json").write_text('{"prompt": \n' + json.dumps(GOOD))
