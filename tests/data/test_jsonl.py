@@ -383,7 +383,7 @@ def test_nothing_is_read_before_the_first_access(tmp_path: Path) -> None:
         ("rows.json", b'{\n "prompt": "Hi"\n}\n', "is a JSON object; give a list, or .jsonl"),
         ("rows.json", b'[{"a": 1},\n', "is not one JSON list .*restore the file"),
         ("rows.jsonl.gz", b"no gzip", "cannot be read .*give a readable, complete file"),
-        ("rows.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 9)[:-12], "cannot be read"),
+        ("rows.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 9, mtime=0)[:-12], "cannot be read"),
     ],
 )
 def test_a_file_without_rows_is_named(file: str, content: bytes, message: str, tmp_path: Path) -> None:
