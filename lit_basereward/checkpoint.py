@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_basereward.shards import INDEX, META, WEIGHTS, check_bytes, first_line, load_shards, read_index
@@ -200,6 +201,13 @@ def _is_finite(value: Tensor) -> bool:
     if value.is_meta or not value.is_floating_point() or value.numel() == 0:
         return True
     return all(bool(each.isfinite()) for each in value.aminmax())  # unlike isfinite, allocates nothing
+
+
+def checkpoint_folder(trainer: Trainer) -> Path | None:
+    """The local folder of the first ModelCheckpoint of a run; None where nothing is kept."""
+    folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    folder = next(filter(None, folders), None)
+    return None if folder is None or "://" in str(folder) or trainer.fast_dev_run else Path(folder)
 
 
 def beside(path: str | Path) -> Path:

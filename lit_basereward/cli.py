@@ -32,6 +32,7 @@ from lit_basereward.cli_checkpoint import (
     restored_differences,
     settle_last,
 )
+from lit_basereward.cli_configs import find_configs
 from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
 from lit_basereward.cli_tools import TOOLS, run_tool
 from lit_basereward.data.datamodule import PreferenceDataModule
@@ -78,6 +79,15 @@ class RewardParser(LightningArgumentParser):
             super().error(message, ex)
         sys.stderr.write(f"error: {one_line(self._shorten(message))}\n")
         sys.exit(2)
+
+    def with_packaged_configs(self, args: Sequence[str]) -> list[str]:
+        """Arguments with the paths of configs that are the package's, and a line for each of these."""
+        try:
+            found, lines = find_configs(args)
+        except ValueError as error:
+            self.error(str(error), error)
+        _report(lines)
+        return found
 
     def _shorten(self, message: str) -> str:
         if message.startswith("argument subcommand: invalid choice"):
@@ -137,6 +147,7 @@ class RewardCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with a checkpoint's model section in front of what is given where that names no model."""
         assert isinstance(parser, RewardParser) and isinstance(args, list)
+        args = parser.with_packaged_configs(args)
         parser.arguments, parser.commands = args, self._subcommand_parsers
         for each in (parser, *self._subcommand_parsers.values()):
             assert isinstance(each, RewardParser)

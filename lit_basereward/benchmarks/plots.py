@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
+HOW_TO_DRAW = 'for pictures: pip install "lit_basereward[demo]"'
+"""What to say where matplotlib is missing."""
 BETTER, WORSE, GREY = "#2b6cb0", "#c05621", "#718096"
 # Text stays text, which keeps the files small; the salt makes two runs give the same bytes.
 _SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "lit_basereward", "font.size": 9, "font.family": "sans-serif"}

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.benchmarks.members import member_notes
+from lit_basereward.benchmarks.plots import HOW_TO_DRAW, can_draw
 from lit_basereward.benchmarks.report import Section, format_section, section, strict, write_report
 from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.benchmarks.score import Result, score
+from lit_basereward.callbacks.closing import tell_paths
 from lit_basereward.callbacks.gathering import Gathered, Gathering, benchmark_rewards
-from lit_basereward.callbacks.plot import can_draw, draw_margins
+from lit_basereward.callbacks.plot import draw_margins
 from lit_basereward.callbacks.predictions import unscored
 from lit_basereward.callbacks.results import SourceResult, format_table, results_table, source_result
 from lit_basereward.callbacks.reward_log import RewardLog, model_identity
@@ -44,12 +46,19 @@ class Evaluation(Callback):
     What scoring cost stands beside accuracy, and critiques and verdicts that rewards rest on go into the files, see
     :mod:`lit_basereward.benchmarks.evidence`. Where rewards are comparable inside a row only, figures that compare
     them over rows are left out.
+
+    Attributes:
+        results: of the last pass, by source.
+        suites: official figures of those that are benchmarks.
+        headlines: what each source counts with in the mean accuracy; none of a source without a comparison.
+        gathered: what the figures are from.
     """
 
     def __init__(self) -> None:
         self.results: dict[str, SourceResult] = {}
         self.suites: dict[str, Result] = {}
-        self._gathered: dict[str, Gathered] = {}
+        self.headlines: dict[str, float] = {}
+        self.gathered: dict[str, Gathered] = {}
         self._parts: defaultdict[int, Gathering] = defaultdict(Gathering)
         self._logs: list[RewardLog] = []
         self._meter = Meter()
@@ -103,9 +112,9 @@ class Evaluation(Callback):
         """Gather, sort by row, reckon, log."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         comparable = module.comparable_across_rows
-        self.results, self.suites, self._gathered = {}, {}, {}
+        self.results, self.suites, self.gathered = {}, {}, {}
         for loader, (name, source) in enumerate(zip(data.source_names(stage), data.sources(stage), strict=True)):
-            found = self._gathered[name] = self._parts[loader].gather(trainer)
+            found = self.gathered[name] = self._parts[loader].gather(trainer)
             for message in found.dropped:
                 rank_zero_warn(f"left out of {name}: {message}")
             if found.cut:
@@ -115,13 +124,13 @@ class Evaluation(Callback):
                 rewards = benchmark_rewards(source, found, _limited(trainer, stage))
                 self.suites[name] = score(source, rewards, source.text_only)
             self._histograms(trainer, f"{stage}/{name}", found, comparable)
-        headlines = [
-            self.suites[name].figures["overall"].value if name in self.suites else result.accuracy
+        self.headlines = {
+            name: self.suites[name].figures["overall"].value if name in self.suites else result.accuracy
             for name, result in self.results.items()
             if result.comparisons
-        ]
+        }
         if self.results:
-            mean = sum(headlines) / max(1, len(headlines))
+            mean = sum(self.headlines.values()) / max(1, len(self.headlines))
             module.log(f"{stage}/accuracy", mean, prog_bar=True, sync_dist=True)
         for name, result in self.results.items():
             logs = {f"{stage}/{name}/{key}": value for key, value in result.logs().items()}
@@ -177,12 +186,13 @@ class Evaluation(Callback):
         if trainer.state.fn == "validate" and trainer.is_global_zero:
             print(f"\n{format_table(results_table(self.results, self.suites, {}))}")
             print(f"calibration: {pl_module.calibration or self._uncalibrated}")
+            tell_paths(trainer, {})
 
     def _calibrate(self, trainer: pl.Trainer, module: Any) -> None:
         """Fit on the held-out rows; benchmarks are for reporting, and blanked images for control."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         found = {
-            name: self._gathered[name]
+            name: self.gathered[name]
             for name, source in zip(data.source_names("val"), data.sources("val"), strict=True)
             if not isinstance(source, Benchmark | BlankImages)
         }
@@ -223,13 +233,12 @@ class Evaluation(Callback):
                 print(f"\n{format_section(each)}")
             elif ensemble := each.models[0].ensemble:
                 print("\n".join([f"\n{each.benchmark.name}", *member_notes(ensemble)]))
-        print(f"\nresults: {path}")
-        if can_draw():
-            picture = path.with_suffix(".png")
-            draw_margins(picture, {name: found.margins() for name, found in self._gathered.items()}, data.blank_of)
-            print(f"picture: {picture}")
-        if sections:
-            print(f"report: {write_report(sections, folder)[0]}")
+        margins = {name: found.margins() for name, found in self.gathered.items()}
+        picture = (
+            draw_margins(path.with_suffix(".png"), margins, data.blank_of) if can_draw() else f"none; {HOW_TO_DRAW}"
+        )
+        report = write_report(sections, folder)[0] if sections else None
+        tell_paths(trainer, {"results": path, "picture": picture, "report": report})
 
     def _sections(self, data: Any, module: Any, limited: bool) -> list[Section]:
         """One of the report's sections per source; a blanked copy is the second model of its source's."""
@@ -242,9 +251,9 @@ class Evaluation(Callback):
                 continue
             suite = copy(source) if isinstance(source, Benchmark) else SourceRows(source, name, data.on_bad_row)
             suite.name = name  # a suite that is there twice, by two groupings, has two names
-            models = {"model": self._gathered[name]}
+            models = {"model": self.gathered[name]}
             if name in blanks:
-                models["images blanked"] = self._gathered[blanks[name]]
+                models["images blanked"] = self.gathered[blanks[name]]
             sections.append(
                 section(
                     suite,

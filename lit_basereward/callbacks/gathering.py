@@ -55,10 +55,15 @@ class Gathered:
         parts = self.rewards.double().split(counts.tolist())
         return {int(row): part.numpy() for row, part in zip(rows, parts, strict=True)}
 
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """Rewards of the better response and of the worse, [C] each, of each comparison."""
+        better, worse = comparisons(torch.unique_consecutive(self.index, return_inverse=True)[1], self.ratings)
+        return self.rewards[better], self.rewards[worse]
+
     def margins(self) -> Tensor:
         """[C] reward of the better response less that of the worse, of each comparison."""
-        better, worse = comparisons(torch.unique_consecutive(self.index, return_inverse=True)[1], self.ratings)
-        return self.rewards[better] - self.rewards[worse]
+        better, worse = self.compared()
+        return better - worse
 
     def account(self, benchmark: Benchmark, comparable_across_rows: bool) -> Account:
         """What the report shows beside the rewards of a benchmark's entries.

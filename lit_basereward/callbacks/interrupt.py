@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_basereward.checkpoint import beside, put_in_place, remove
+from lit_basereward.checkpoint import beside, checkpoint_folder, put_in_place, remove
 
 
 class Interrupted(SystemExit):
@@ -123,8 +123,7 @@ class GracefulStop(Callback):
             self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-        path = Path(next(filter(None, folders), trainer.default_root_dir)) / "interrupted.ckpt"
+        path = (checkpoint_folder(trainer) or Path(trainer.default_root_dir)) / "interrupted.ckpt"
         _write(path, trainer)
         _say(f"step {trainer.global_step} is saved; to go on, add --ckpt_path {shlex.quote(str(path))}")
         received, self._received = self._received or signal.SIGTERM, 0

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
 
 
-def can_draw() -> bool:
-    """True if matplotlib is there; it comes with the extra ``demo``."""
-    return find_spec("matplotlib") is not None
-
-
-def draw_margins(path: Path, margins: dict[str, Tensor], blank_of: dict[str, str]) -> None:
+def draw_margins(path: Path, margins: dict[str, Tensor], blank_of: dict[str, str]) -> Path | None:
     """One panel per source: a histogram of reward differences, right of zero is right; blanked images behind it.
 
     Args:
         path: PNG to write.
         margins: per source, [comparisons] reward of the better response less that of the worse.
         blank_of: name of a source with blanked images -> name of the source itself.
+
+    Returns:
+        the path; None where there is no comparison to draw.
     """
     from matplotlib.figure import Figure
 
@@ -28,7 +25,7 @@ def draw_margins(path: Path, margins: dict[str, Tensor], blank_of: dict[str, str
     blanks = {blank_of[name]: values for name, values in margins.items() if name in blank_of}
     shown = [name for name in margins if blank_of.get(name) not in margins]
     if not shown:
-        return
+        return None
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         values = margins[name]
@@ -48,3 +45,4 @@ def draw_margins(path: Path, margins: dict[str, Tensor], blank_of: dict[str, str
         panel.legend(fontsize="small", frameon=False)
         panel.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, dpi=120)
+    return path

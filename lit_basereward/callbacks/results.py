@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lit_basereward.benchmarks.evidence import COST, evidence_figures
 from lit_basereward.benchmarks.score import Result
@@ -26,6 +27,7 @@ class SourceResult:
         low, high: 95 % interval of the accuracy, rows as clusters.
         reward_ties: share of comparisons with equal rewards.
         margin: mean reward difference of better and worse.
+        log_loss: mean of -log sigmoid(reward difference), in nats: Bradley-Terry's loss; 0.693 for equal rewards.
         better_reward, worse_reward: means; the ``_std`` their standard deviations.
         reward_length_correlation: Pearson, over responses. This one and the means are None where rewards are comparable
             inside a row only.
@@ -41,6 +43,7 @@ class SourceResult:
     high: float
     reward_ties: float
     margin: float
+    log_loss: float
     better_reward: float | None = None
     better_reward_std: float | None = None
     worse_reward: float | None = None
@@ -102,6 +105,7 @@ def evaluate(
         high=high,
         reward_ties=(ties.sum() / total.sum()).item(),
         margin=_mean_std(b - w)[0],
+        log_loss=-F.logsigmoid(b - w).mean().item(),
         dropped=dropped,
     )
     if comparable_across_rows:

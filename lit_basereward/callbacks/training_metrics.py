@@ -49,9 +49,13 @@ class TrainingMetrics(Callback):
     their means and their correlation with length are left out. Accuracy counts a tie of rewards as wrong, and ties are
     logged apart. Rates (``tokens_per_s``, ``rows_per_s``) are over the wall time since the last logged step. The first
     step is told in one line: Bradley-Terry starts at log 2 = 0.693 when rewards start equal.
+
+    Attributes:
+        logged: the last step that was logged, and its figures by name.
     """
 
     def __init__(self) -> None:
+        self.logged: tuple[int, dict[str, float]] = (0, {})
         self._parts: list[_Part] = []  # micro-batches of this step
         self._tokens, self._rows = 0, torch.tensor(0)  # since the last logged step
         self._since = 0.0
@@ -112,7 +116,9 @@ class TrainingMetrics(Callback):
                 rank_zero_info(_first_step(logs, list(part.shares), int(sums["comparisons"]), pl_module))
             self._first = False
             pl_module.log_dict({f"train/{name}": value for name, value in logs.items()})
+            self.logged = (trainer.global_step, logs)
             shown: dict[str, Any] = {name: logs[name] for name in ("loss", "accuracy") if name in logs}
+            shown["rows/s"] = logs["rows_per_s"]
             pl_module.log_dict(shown, prog_bar=True, logger=False)
         self._parts.clear()
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from lit_basereward.callbacks.closing import tensorboard
 from lit_basereward.callbacks.evaluation import format_table
 from lit_basereward.cli import main
 from lit_basereward.demo.data import Digits
@@ -17,8 +18,6 @@ CONFIG = "configs/demo.yaml"
 
 def run(folder: Path, seed: int) -> None:
     """Train, test and predict through the command line, one command after the other."""
-    if not Path(CONFIG).is_file():
-        raise SystemExit(f"error: {CONFIG} is not here; run this from the project's own folder")
     best = folder / "checkpoints" / "best.ckpt"
     place = [
         "--config", CONFIG, "--seed_everything", str(seed), "--data.seed", str(seed),
@@ -48,13 +47,15 @@ def run(folder: Path, seed: int) -> None:
     print("\nWhere things are:")
     for what, path in (
         ("checkpoint", best),
+        ("curves", best.with_name("curves.png")),
+        ("rewards", best.with_name("rewards.png")),
         ("results", folder / "results.json"),
-        ("plot", folder / "results.png"),
+        ("margins", folder / "results.png"),
+        ("report", folder / "report.html"),
         ("predictions", predictions),
-        ("TensorBoard log", folder / "tensorboard"),
+        ("TensorBoard", f"{tensorboard()} --logdir {folder / 'tensorboard'}"),
     ):
-        print(f"  {what:<16} {path}")
-    print(f"Look at the curves: .venv/bin/tensorboard --logdir {folder / 'tensorboard'}")
+        print(f"  {what:<12} {path}")
 
 
 QUESTIONS = (

@@ -26,9 +26,6 @@ MEMBERS: dict[str, list[str]] = {
 
 def run(folder: Path) -> None:
     """Train the members, fit nothing, and test the mean: the commands of docs/ensembles.md, one after the other."""
-    for file in (CONFIG, ENSEMBLE):
-        if not Path(file).is_file():
-            raise SystemExit(f"error: {file} is not here; run this from the project's own folder")
     for seed, (name, settings) in enumerate(MEMBERS.items()):
         place = ["--trainer.default_root_dir", str(folder / name), "--trainer.logger.save_dir", str(folder / name)]
         given = ["--config", CONFIG, "--seed_everything", str(seed), *settings, *place]

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_basereward.callbacks.curves import Curves
 from lit_basereward.callbacks.evaluation import Evaluation
 from lit_basereward.callbacks.training_metrics import TrainingMetrics
 from lit_basereward.checkpoint import WholeCheckpointIO, check_weights
@@ -224,7 +225,8 @@ class RewardModule(pl.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[Callback]:
         """Metrics belong to the model, so a Trainer built in Python has them too."""
-        return [TrainingMetrics(), Evaluation()]
+        training, evaluation = TrainingMetrics(), Evaluation()
+        return [training, evaluation, Curves(training, evaluation)]
 
     # ------------------------------------------------------------------------------------------------- optimizer
     def configure_optimizers(self) -> OptimizerLRScheduler:

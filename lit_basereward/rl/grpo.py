@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from lit_basereward.callbacks.plot import can_draw
+from lit_basereward.benchmarks.plots import can_draw
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.lora import merge
 from lit_basereward.rl.prompts import Prompts

@@ -1,0 +1,242 @@
+"""What is left of a training run beside its checkpoints: lines of figures, and pictures of them.
+
+The module of these tests is ``Known``: its rewards are ratings times 1 + the steps made, so all figures are known.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+
+from lit_basereward.callbacks.curve_plot import draw_curves, draw_rewards, mean_accuracy, points, smooth
+from lit_basereward.callbacks.curves import quantiles, read_curves
+from lit_basereward.callbacks.interrupt import GracefulStop, Interrupted
+from lit_basereward.data.datamodule import PreferenceDataModule
+from lit_basereward.data.types import Message, Preference
+from lit_basereward.modules.naive import NaiveRM
+from lit_basereward.nn.backbone import Backbone
+from lit_basereward.testing import ListSource
+
+
+class Known(NaiveRM):
+    """Rewards are ratings times 1 + the steps made."""
+
+    def score(self, batch):
+        return 0 * super().score(batch) + batch.ratings * (1 + self.trainer.global_step)
+
+
+def rows(*ratings: tuple[float, ...]) -> list[Preference]:
+    prompt = (Message("user", ("the cat",)),)
+    return [Preference(str(n), prompt, ("a dog", "it is red")[: len(each)], each) for n, each in enumerate(ratings)]
+
+
+def fit(folder: Path, backbone: str, steps: int, ckpt: Path | None = None, **settings: Any) -> pl.Trainer:
+    """Steps of two comparisons with margins 1 and 3, validation after each second one; a checkpoint then, too."""
+    data = PreferenceDataModule(
+        train=ListSource(rows((1, 0), (3, 0))),
+        val=[ListSource(rows((1, 0), (2, 0)), "pairs"), ListSource(rows((1, 2)), "one")],
+        global_batch_size=2,
+    )
+    saves = ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max", save_last=True)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", default_root_dir=folder, log_every_n_steps=1, check_val_every_n_epoch=2,
+        enable_progress_bar=False, enable_model_summary=False,
+        **{"logger": False, **settings, "callbacks": [saves, *settings.get("callbacks", [])]},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer.fit(Known(Backbone(backbone, max_length=2048)), data, ckpt_path=ckpt)
+    return trainer
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Those of a run, without what hangs on the machine."""
+    found = read_curves(folder / "curves.jsonl")
+    for line in found:
+        for key in ("tokens_per_s", "rows_per_s"):
+            line.get("train", {}).pop(key, None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, backbone_folder) -> Path:
+    """The folder of a run of four steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(folder, backbone_folder("qwen2"), 4)
+    return folder
+
+
+def test_lines_by_hand(whole):
+    """Step s is made with s - 1 behind it: margins s and 3 s, all right; loss -log sigmoid.
+
+    Validation after 2 steps: factor 3. `pairs`: margins 3 and 6, better rewards 3 and 6, worse 0; quantile q of two
+    values a, b is a + q (b - a). `one`: reward 6 is better than 3.
+    """
+    found = lines(whole)
+    assert [(line["step"], "val" in line) for line in found] == [
+        (1, False), (2, False), (2, True), (3, False), (4, False), (4, True),
+    ]  # fmt: skip
+
+    def loss(*margins: float) -> float:
+        return sum(math.log1p(math.exp(-margin)) for margin in margins) / len(margins)
+
+    for s in (1, 2, 3, 4):
+        train = next(line["train"] for line in found if line["step"] == s and "train" in line)
+        assert (train["accuracy"], train["margin"], train["better_reward"]) == (1, 2 * s, 2 * s)
+        assert train["better_reward_std"] == s and train["worse_reward"] == 0
+        assert train["loss"] == pytest.approx(loss(s, 3 * s), rel=1e-5)
+    val = found[2]["val"]
+    assert list(val) == ["pairs", "one"]
+    assert (val["pairs"]["accuracy"], val["pairs"]["margin"]) == (1, 4.5)
+    assert val["pairs"]["log_loss"] == pytest.approx(loss(3, 6), rel=1e-5)
+    assert val["pairs"]["margin_quantiles"] == val["pairs"]["better_quantiles"] == [3.15, 3.75, 4.5, 5.25, 5.85]
+    assert val["pairs"]["worse_quantiles"] == [0] * 5
+    assert (val["one"]["better_quantiles"], val["one"]["worse_quantiles"]) == ([6] * 5, [3] * 5)
+
+
+def test_pictures_lie_beside_the_checkpoint(whole):
+    pytest.importorskip("matplotlib")
+    files = {path.name for path in whole.iterdir()}
+    assert files == {"best.ckpt", "last.ckpt", "curves.jsonl", "curves.png", "rewards.png"}
+    for name in ("curves.png", "rewards.png"):
+        assert Image.open(whole / name).width > 800
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same folder", "another folder"])
+def test_a_resumed_run_has_the_lines_of_one_that_was_not_stopped(elsewhere, whole, tmp_path, backbone_folder):
+    """Two steps, of a third that was killed a line that is forgotten, and two more from the checkpoint."""
+    first, second = tmp_path / "first", tmp_path / ("second" if elsewhere else "first")
+    fit(first, backbone_folder("qwen2"), 2)
+    with (first / "curves.jsonl").open("a") as file:
+        file.write('{"step": 3, "train": {"loss": 99.0}}\n{"step": 4, "tra')
+    (first / "curves.png").unlink(missing_ok=True)
+    fit(second, backbone_folder("qwen2"), 4, ckpt=first / "last.ckpt")
+    assert lines(second) == lines(whole)
+    assert (second / "curves.png").exists() == (whole / "curves.png").exists()
+
+
+def test_a_new_run_in_a_folder_starts_anew(whole, tmp_path, backbone_folder):
+    (tmp_path / "curves.jsonl").write_text('{"step": 1, "train": {"loss": 99.0}}\n')
+    fit(tmp_path, backbone_folder("qwen2"), 4)
+    assert lines(tmp_path) == lines(whole)
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, TensorBoardLogger])
+def test_loggers_make_no_difference(logger, whole, tmp_path, backbone_folder, capsys):
+    """And the last lines name the paths, the command of TensorBoard among them."""
+    fit(tmp_path, backbone_folder("qwen2"), 4, logger=logger(tmp_path, name="", version=""))
+    assert lines(tmp_path) == lines(whole)
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert told["checkpoint"] == f"{tmp_path}/best.ckpt (val/accuracy 1.000)"
+    assert told["curves"].startswith(f"{tmp_path}/curves.")
+    expected = f"tensorboard --logdir {tmp_path}"
+    assert told["TensorBoard"].endswith(expected) if logger is TensorBoardLogger else "TensorBoard" not in told
+
+
+class Signal(pl.Callback):
+    """Ctrl-C in the third step."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_is_drawn_and_goes_on(whole, tmp_path, backbone_folder):
+    """It ends after the third step, before that is logged: that line alone is missing."""
+    with pytest.raises(Interrupted):
+        fit(tmp_path, backbone_folder("qwen2"), 4, callbacks=[GracefulStop(), Signal()])
+    assert (tmp_path / "curves.png").exists() == (whole / "curves.png").exists()
+    assert lines(tmp_path) == lines(whole)[:3]
+    fit(tmp_path, backbone_folder("qwen2"), 4, ckpt=tmp_path / "interrupted.ckpt")
+    assert lines(tmp_path) == [*lines(whole)[:3], *lines(whole)[4:]]
+
+
+def test_without_matplotlib_lines_are_left_and_what_to_install_is_said(
+    whole, tmp_path, backbone_folder, capsys, monkeypatch
+):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    fit(tmp_path, backbone_folder("qwen2"), 4)
+    assert lines(tmp_path) == lines(whole) and not list(tmp_path.glob("*.png"))
+    assert capsys.readouterr().out.count('pip install "lit_basereward[demo]"') == 1
+
+
+def test_nothing_is_written_where_nothing_is_kept(tmp_path, backbone_folder, capsys):
+    data = PreferenceDataModule(train=ListSource(rows((1, 0))), global_batch_size=1)
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Known(Backbone(backbone_folder("qwen2"), max_length=2048)), data)
+    assert list(tmp_path.iterdir()) == [] and "curves" not in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+def test_series_of_a_picture_by_hand():
+    """A step without a figure, or with null for NaN, has no point; the mean is over sources that have one."""
+    found = [
+        {"step": 1, "train": {"loss": 0.7}},
+        {"step": 2, "train": {"loss": None}},
+        {"step": 2, "val": {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.7}}},
+        {"step": 4, "val": {"a": {"accuracy": 0.6}, "b": {"accuracy": None}}},
+    ]
+    assert [each.tolist() for each in points(found, "loss")] == [[1], [0.7]]
+    assert [each.tolist() for each in points(found, "accuracy", "b")] == [[2], [0.7]]
+    steps, means = mean_accuracy(found)
+    assert steps.tolist() == [2, 4] and means == pytest.approx([0.6, 0.6])
+
+
+def test_smoothing_by_hand():
+    """50 points: windows of 2, so means of neighbours at the middles between them; 49 are left as they are."""
+    steps = np.arange(50)
+    middles, means, window = smooth(steps, 2.0 * steps)
+    assert window == 2 and middles == pytest.approx(steps[:-1] + 0.5) and means == pytest.approx(2 * steps[:-1] + 1.0)
+    assert smooth(steps[1:], steps[1:])[2] == 1
+
+
+def test_quantiles_leave_out_what_is_no_number():
+    """Of 1 to 5: 5 % lies a fifth of the way from the first to the second."""
+    assert quantiles(torch.tensor([5.0, 1, 2, math.nan, 3, 4, math.inf])) == pytest.approx([1.2, 2, 3, 4, 4.8])
+    assert quantiles(torch.tensor([math.nan])) is None
+
+
+def made_up(sources: int, steps: int, judge: bool = False) -> list[dict[str, Any]]:
+    """Lines of a run; a judge's have margins alone."""
+    found: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        found.append({"step": step, "train": {"loss": 1 / step, "critique_loss": 0.1, "accuracy": 0.9, "margin": 1.0}})
+        if not judge:
+            found[-1]["train"] |= {f"{kind}_reward{end}": 1.0 for kind in ("better", "worse") for end in ("", "_std")}
+        if step % max(1, steps // 5) == 0:
+            figures = {"accuracy": 0.8, "margin": 1.0, "log_loss": 0.5, "margin_quantiles": [0, 1, 2, 3, 4]}
+            figures |= {} if judge else {"better_quantiles": [0, 1, 2, 3, 4], "worse_quantiles": [-1] * 5}
+            found.append({"step": step, "val": {f"source {n}": figures for n in range(sources)}})
+    return json.loads(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("sources", "steps", "judge"), [(0, 1, False), (1, 1, False), (2, 5, True), (12, 200, False), (0, 3, True)]
+)
+def test_pictures_of_all_sizes_are_drawn(sources, steps, judge, tmp_path):
+    """A judge without validation has no spread to show."""
+    pytest.importorskip("matplotlib")
+    found = made_up(sources, steps, judge)
+    assert draw_curves(tmp_path / "curves.png", found) == tmp_path / "curves.png"
+    drawn = draw_rewards(tmp_path / "rewards.png", found)
+    assert (drawn is None) == (judge and not sources) == (not (tmp_path / "rewards.png").exists())
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path):
+    assert draw_curves(tmp_path / "a.png", []) is None and draw_rewards(tmp_path / "b.png", []) is None
