@@ -205,9 +205,10 @@ def _is_finite(value: Tensor) -> bool:
 
 def checkpoint_folder(trainer: Trainer) -> Path | None:
     """The local folder of the first ModelCheckpoint of a run; None where nothing is kept."""
-    folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    folder = next(filter(None, folders), None)
-    return None if folder is None or "://" in str(folder) or trainer.fast_dev_run else Path(folder)
+    if getattr(trainer, "fast_dev_run", False):
+        return None
+    folders = [str(getattr(callback, "dirpath", None) or "://") for callback in trainer.checkpoint_callbacks]
+    return next((Path(folder) for folder in folders if "://" not in folder), None)
 
 
 def beside(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from test_configs import Built
 from lit_basereward.cli import main
 from lit_basereward.cli_configs import FOLDER, find_configs
 from lit_basereward.cli_tools import TOOLS
+from lit_basereward.rl import Reward, RuleReward
 
 ROOT = Path(__file__).parents[1]
 PACKAGED = str(FOLDER / "demo.yaml")
@@ -103,10 +104,10 @@ def test_commands_take_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.startswith("error: config 'configs/dmo.yaml' does not exist, here or in the package; did you mean")
 
 
-TAKEN: list[list[object]] = []
+TAKEN: list[list[Reward]] = []
 
 
-def take(rewards: list[object]) -> None:
+def take(rewards: list[Reward]) -> None:
     """Take rewards.
 
     Args:
@@ -118,7 +119,7 @@ def take(rewards: list[object]) -> None:
 def test_tools_take_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(TOOLS, "take", f"{__name__}:take")
     main(["take", "--config", "rl/rewards/rule"])
-    assert TAKEN == [[{"class_path": "lit_basereward.rl.RuleReward"}]]
+    assert [[type(reward) for reward in given] for given in TAKEN] == [[RuleReward]]
     with pytest.raises(SystemExit) as stop:
         main(["take", "--config", "rl/rewards/rul"])
     assert stop.value.code == 2 and "'configs/rl/rewards/rule.yaml'" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from lit_basereward.nn.heads import MLPHead
 from lit_basereward.nn.language import LanguageRewardModel
 from lit_basereward.nn.lora import adapters, dequantize, is_adapter, merge
 from lit_basereward.scorer import Scorer, load_checkpoint, restore
-from lit_basereward.serving.card import card, read_results
+from lit_basereward.serving.card import card_fields, card_template, read_results
 from lit_basereward.serving.folder import ADAPTER, FORMAT, HEAD, RECIPE, TEMPLATE, prefix, read_folder, write_manifest
 from lit_basereward.serving.read_back import ROUNDED, TOLERANCE, lost, made_up, read_out
 
@@ -41,6 +41,7 @@ def export(
     dtype: Literal["float32", "bfloat16"] = "float32",
     adapter_only: bool = False,
     results: str | None = None,
+    card: str | None = None,
     backbone: str | None = None,
     device: str = "cpu",
     allow: list[str] | None = None,
@@ -60,6 +61,8 @@ def export(
         adapter_only: of a model with LoRA write the adapters in PEFT's format, and the head, without the backbone; all
             in float32.
         results: ``results.json`` that ``test`` wrote for this checkpoint; its figures go into the model card.
+        card: Jinja template of the model card, in place of ``lit_basereward/serving/card.md.j2``, which says what its
+            fields are.
         backbone: folder or hub id of the backbone, where it is not where it was in training.
         device: where rewards are compared.
         allow: modules of yours, such as ``my_pkg.heads``, whose classes the checkpoint may name.
@@ -74,7 +77,7 @@ def export(
         raise ValueError(f"{ckpt_path!r} is an export already; give the checkpoint that it was made from")
     if adapter_only and dtype != "float32":
         raise ValueError(f"adapters are written in float32, as they were trained: leave out dtype {dtype}")
-    figures = read_results(results)
+    figures, template = read_results(results), card_template(card)
     checkpoint = load_checkpoint(Path(ckpt_path))
     module: Any = restore(checkpoint, allow, backbone)
     scorer = Scorer(module, device)
@@ -109,7 +112,8 @@ def export(
             )
         stored = None if adapter_only else dtype
         comparable = read_back.comparable_across_rows
-        text = card(described, origin, source, figures, moved, architecture, stored, writes, comparable)
+        about = card_fields(described, origin, source, figures, stored, writes, comparable)
+        text = template.render(**about, moved=moved, architecture=architecture)
         (folder / "README.md").write_text(text, encoding="utf-8")
         write_manifest(folder)
     size = sum(path.stat().st_size for path in target.iterdir())
