@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -13,16 +14,17 @@ from lit_basereward.__main__ import main
 from lit_basereward.demo.files import write_files
 
 ROOT = Path(__file__).parents[1]
+BENCHMARK = [{"id": f"RLHF-{n}", "query": f"q{n}", "response": ["x", "y"], "human_ranking": [0, 1]} for n in range(4)]
 SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 1 --data.num_workers 0 --trainer.accelerator cpu"
 TINY = f"{SHORT} --model.backbone.name_or_path BACKBONE --data.global_batch_size 4 --trainer.accumulate_grad_batches 1"
 # what a command begins with -> what is put behind it; the longest that fits
 OPTIONS = {
     "fit --config configs/demo": f"{SHORT} --trainer.enable_progress_bar false",
-    "fit --config configs/7b.yaml": f"{TINY} --trainer.precision 32-true",
+    "fit --config configs/7b.yaml": TINY,
     "fit --config configs/7b.yaml --config configs/overlays/qlora.yaml": "--print_config",
     "fit --config configs/7b.yaml --config configs/overlays/fsdp.yaml": "--print_config",  # tests/distributed runs it
-    "fit --config configs/critic_7b.yaml": f"{TINY} --trainer.precision 32-true",
-    "fit --config configs/generative_7b.yaml": f"{TINY} --trainer.precision 32-true",
+    "fit --config configs/critic_7b.yaml": TINY,
+    "fit --config configs/generative_7b.yaml": TINY,
     "test --config configs/7b.yaml": "--print_config",
     "test --config configs/ensemble.yaml": "--print_config",
     "test --ckpt_path": "--trainer.accelerator cpu",
@@ -39,8 +41,8 @@ OPTIONS = {
 
 def commands() -> list[list[str]]:
     """Arguments of each ``python -m lit_basereward`` (or ``torchrun``) in the README's blocks, comments taken off."""
-    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines if "-m lit_basereward " in line]
     return [words[words.index("lit_basereward") + 1 :] for words in found]
 
@@ -61,9 +63,12 @@ def test_commands(tmp_path, monkeypatch, backbone_folder: Callable[[str], str], 
         file.write_text("".join(file.open().readlines()[:8]))
     for name, split in (("pairs", "train"), ("val", "val")):
         Path(f"{name}.jsonl").write_text(Path(f"digits/{split}.jsonl").read_text().replace("images/", "digits/images/"))
+    Path("VL-RewardBench.jsonl").write_text("".join(json.dumps(record) + "\n" for record in BENCHMARK))
+    for model in "ab":
+        Path(f"{model}.jsonl").write_text('{"rewards": [1.0, 0.0]}\n' * len(BENCHMARK))
     for words in commands():
         given = [word.replace("BACKBONE", backbone_folder("qwen2_5_vl")) for word in options(words)]
         try:
             main([*words, *given])
         except SystemExit as end:
-            assert not end.code, f"{' '.join(words)}: {capsys.readouterr().err[-2000:]}"
+            assert not end.code, f"{' '.join(words)}: {end.code} {capsys.readouterr().err[-2000:]}"
