@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from lit_basereward.__main__ import main
 from lit_basereward.demo.files import write_files
 
