@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,10 +38,15 @@ OPTIONS = {
 }
 
 
+def blocks(language: str) -> list[str]:
+    """The README's blocks of code in a language; ``""`` is the shell."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
 def commands() -> list[list[str]]:
     """Arguments of each ``python -m lit_basereward`` (or ``torchrun``) in the README's blocks, comments taken off."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks("")).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines if "-m lit_basereward " in line]
     return [words[words.index("lit_basereward") + 1 :] for words in found]
 
@@ -70,3 +76,14 @@ def test_commands(tmp_path, monkeypatch, backbone_folder: Callable[[str], str], 
             main([*words, *given])
         except SystemExit as end:
             assert not end.code, f"{' '.join(words)}: {end.code} {capsys.readouterr().err[-2000:]}"
+    shutil.copytree("runs/mine", "runs/demo", dirs_exist_ok=True)  # `make demo`, which the README begins with
+    Path("runs/demo/digit.png").write_bytes(Path("digits/images/test-0.png").read_bytes())
+    exec(blocks("python")[0], {})
+    chance = float(capsys.readouterr().out.splitlines()[-1].removeprefix("tensor(").rstrip(")"))
+    assert 0 < chance < 1
+
+
+def test_the_head_is_that_of_the_examples():
+    """The README's class stands in the file that its command names."""
+    shown = next(text for text in blocks("python") if "QuantileHead" in text)
+    assert shown in (ROOT / "examples/quantile_head.py").read_text()
