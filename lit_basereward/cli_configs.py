@@ -59,12 +59,11 @@ def _find(value: str) -> str:
 def _near(value: str, packaged: Sequence[str]) -> str:
     """What may have been meant, of the package's and of what lies beside; else where to choose from."""
     here = [str(file) for file in sorted(Path(value).parent.glob("*.y*ml"))]
-    name = Path(value).stem
-    near = [path for path in (*here, *packaged) if Path(path).stem == name]
-    near += difflib.get_close_matches(value, [*here, *packaged], n=3)
-    stems = {Path(path).stem: path for path in reversed((*here, *packaged))}
-    near += [stems[stem] for stem in difflib.get_close_matches(name, stems, n=3, cutoff=0.75)]
+    stems: dict[str, list[str]] = {}
+    for path in dict.fromkeys((*here, *packaged)):
+        stems.setdefault(Path(path).stem, []).append(path)
+    near = [path for stem in difflib.get_close_matches(Path(value).stem, stems) for path in stems[stem]]
     if near:
-        return f", here or in the package; did you mean {', '.join(map(repr, list(dict.fromkeys(near))[:4]))}?"
+        return f", here or in the package; did you mean {', '.join(map(repr, near[:4]))}?"
     top = ", ".join(Path(path).stem for path in packaged if path.count("/") == 1)
     return f"; accepted: a YAML file, or a config of the package: {top}, and others in {FOLDER}"
