@@ -77,11 +77,11 @@ def test_other_values_and_options_are_left_alone(value: str) -> None:
         ("config/overlays/fsdp.yaml", "'configs/overlays/fsdp.yaml'"),
         ("configs/fsdp.yaml", "'configs/overlays/fsdp.yaml'"),
         ("configs/../configs/demo.yaml", "'configs/demo.yaml'"),
-        ("mine.yaml", "'my.yaml'"),
+        ("my_rum.yaml", "'my_run.yaml'"),
     ],
 )
 def test_what_is_nowhere_is_told_with_what_is_near(name: str, near: str, empty_folder: Path) -> None:
-    (empty_folder / "my.yaml").write_text("seed_everything: 1")
+    (empty_folder / "my_run.yaml").write_text("seed_everything: 1")
     with pytest.raises(ValueError, match=re.escape(f"config {name!r} does not exist")) as error:
         find_configs(["fit", "--config", name])
     assert near in str(error.value).partition("did you mean ")[2]
