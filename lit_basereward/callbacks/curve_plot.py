@@ -1,4 +1,4 @@
-"""Pictures of a training run, from the lines of its ``curves.jsonl``.
+"""Pictures of a training run, from the lines of its ``metrics.jsonl``.
 
 Shape legend: P points in time, Q quantiles.
 """
@@ -29,7 +29,7 @@ def points(lines: Sequence[Line], key: str, source: str | None = None) -> tuple[
     """Steps [P] and values [P] of a figure, or [P, Q] of quantiles; where there was nothing to measure, no point.
 
     Args:
-        lines: of ``curves.jsonl``.
+        lines: of ``metrics.jsonl``.
         key: name of the figure.
         source: of validation; None is training.
     """
@@ -77,7 +77,7 @@ def draw_curves(path: Path, lines: Sequence[Line]) -> Path | None:
 
     Args:
         path: PNG to write.
-        lines: of ``curves.jsonl``.
+        lines: of ``metrics.jsonl``.
 
     Returns:
         the path; None if there is nothing to draw.
@@ -151,7 +151,7 @@ def draw_rewards(path: Path, lines: Sequence[Line]) -> Path | None:
 
     Args:
         path: PNG to write.
-        lines: of ``curves.jsonl``.
+        lines: of ``metrics.jsonl``.
 
     Returns:
         the path; None if there is nothing to draw.

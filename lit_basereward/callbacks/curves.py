@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,21 +22,22 @@ from lit_basereward.callbacks.training_metrics import TrainingMetrics
 from lit_basereward.checkpoint import checkpoint_folder
 from lit_basereward.data.batch import Batch
 
-FILE = "curves.jsonl"
+FILE = "metrics.jsonl"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Line = dict[str, Any]
 
 
 class Curves(Callback):
-    """Writes ``curves.jsonl`` in ``fit``, and at its end draws ``curves.png`` and ``rewards.png`` from it.
+    """Writes ``metrics.jsonl`` in ``fit``, and at its end draws ``curves.png`` and ``rewards.png`` from it.
 
     They lie beside the checkpoints; without a ModelCheckpoint on a local disk nothing is written. A line is a step of
     training that was logged, ``{"step": 20, "train": {"loss": 0.6, ...}}``, or a validation,
     ``{"step": 100, "val": {"pairs": {"accuracy": 0.7, ...}}}``: figures that the loggers get, too, and of validation
     ``QUANTILES`` over comparisons, of margins, and of the rewards of better and of worse responses where those of
-    different rows may be compared. A resumed run goes on behind the lines up to its step, which it takes from beside
-    the checkpoint that it resumes. A run that is interrupted, or fails, is drawn as far as it came.
+    different rows may be compared. A run that is resumed goes on behind its lines up to there, which are looked for
+    beside the checkpoint, then where this run writes; their first line and the checkpoint name the run. One that is
+    interrupted, or fails, is drawn as far as it came.
 
     Args:
         training: has the figures of steps.
@@ -44,22 +46,31 @@ class Curves(Callback):
 
     def __init__(self, training: TrainingMetrics, evaluation: Evaluation) -> None:
         self._training, self._evaluation = training, evaluation
+        self._run = uuid4().hex
         self._file: IO[str] | None = None
         self._written = 0  # the last step of training that has a line
 
+    def state_dict(self) -> dict[str, Any]:
+        """Which run a checkpoint is of."""
+        return {"run": self._run}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The run goes on."""
+        self._run = state_dict["run"]
+
     # ----------------------------------------------------------------------------------------------------- record
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the file; behind what an earlier run has written up to here, if this one resumes it."""
+        """Open the file, with what the run has written before it was resumed."""
         folder = checkpoint_folder(trainer)
         if folder is None or not trainer.is_global_zero:
             return
         self._written = trainer.global_step
-        resumed = [Path(trainer.ckpt_path).parent] if trainer.ckpt_path else []
-        earlier = next((file for each in (*resumed, folder) if (file := each / FILE).exists()), None)
-        lines = read_curves(earlier) if earlier and trainer.global_step else []
+        places = [Path(trainer.ckpt_path).parent, folder] if trainer.ckpt_path else []
+        earlier = next((found for each in places if (found := read_metrics(each / FILE, self._run))), [])
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / FILE).open("w", encoding="utf-8")
-        for line in lines:
+        self._add({"run": self._run})
+        for line in earlier:
             if line["step"] <= trainer.global_step:
                 self._add(line)
 
@@ -113,7 +124,7 @@ class Curves(Callback):
         if not can_draw():
             return f"{short(path)} ({HOW_TO_DRAW})"
         try:
-            lines = read_curves(path)
+            lines = read_metrics(path)
             drawn = [draw(path.with_name(name), lines) for name, draw in PICTURES.items()]
             return ", ".join(short(picture) for picture in drawn if picture) or short(path)
         except Exception as error:  # a picture is no reason to fail when days of training have gone well
@@ -130,11 +141,17 @@ def quantiles(values: Tensor) -> list[float] | None:
     return np.quantile(finite, QUANTILES).tolist() if len(finite) else None
 
 
-def read_curves(path: Path) -> list[Line]:
-    """Lines of ``curves.jsonl`` in order of steps; the later of two validations of one step, without a last line that
-    was cut off."""
-    found: dict[tuple[int, bool], Line] = {}
-    for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        line = json.loads(text)
-        found[line["step"], "val" in line] = line
+def read_metrics(path: Path, run: str | None = None) -> list[Line]:
+    """Lines of ``metrics.jsonl`` in order of steps, of two validations at one step the later.
+
+    Args:
+        path: of the file; where there is none, there is no line.
+        run: the run that they shall be of; None is any.
+    """
+    if not path.exists():
+        return []
+    first, *texts = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last line that was cut off is none
+    if run is not None and json.loads(first) != {"run": run}:
+        return []
+    found = {(line["step"], "val" in line): line for line in map(json.loads, texts)}
     return [found[key] for key in sorted(found)]

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from lit_basereward.callbacks.curve_plot import draw_curves, draw_rewards, mean_accuracy, points, smooth
-from lit_basereward.callbacks.curves import quantiles, read_curves
+from lit_basereward.callbacks.curves import quantiles, read_metrics
 from lit_basereward.callbacks.interrupt import GracefulStop, Interrupted
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.types import Message, Preference
@@ -62,7 +62,7 @@ def fit(folder: Path, backbone: str, steps: int, ckpt: Path | None = None, **set
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """Those of a run, without what hangs on the machine."""
-    found = read_curves(folder / "curves.jsonl")
+    found = read_metrics(folder / "metrics.jsonl")
     for line in found:
         for key in ("tokens_per_s", "rows_per_s"):
             line.get("train", {}).pop(key, None)
@@ -108,7 +108,7 @@ def test_lines_by_hand(whole):
 def test_pictures_lie_beside_the_checkpoint(whole):
     pytest.importorskip("matplotlib")
     files = {path.name for path in whole.iterdir()}
-    assert files == {"best.ckpt", "last.ckpt", "curves.jsonl", "curves.png", "rewards.png"}
+    assert files == {"best.ckpt", "last.ckpt", "metrics.jsonl", "curves.png", "rewards.png"}
     for name in ("curves.png", "rewards.png"):
         assert Image.open(whole / name).width > 800
 
@@ -118,7 +118,7 @@ def test_a_resumed_run_has_the_lines_of_one_that_was_not_stopped(elsewhere, whol
     """Two steps, of a third that was killed a line that is forgotten, and two more from the checkpoint."""
     first, second = tmp_path / "first", tmp_path / ("second" if elsewhere else "first")
     fit(first, backbone_folder("qwen2"), 2)
-    with (first / "curves.jsonl").open("a") as file:
+    with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "train": {"loss": 99.0}}\n{"step": 4, "tra')
     (first / "curves.png").unlink(missing_ok=True)
     fit(second, backbone_folder("qwen2"), 4, ckpt=first / "last.ckpt")
@@ -126,8 +126,13 @@ def test_a_resumed_run_has_the_lines_of_one_that_was_not_stopped(elsewhere, whol
     assert (second / "curves.png").exists() == (whole / "curves.png").exists()
 
 
-def test_a_new_run_in_a_folder_starts_anew(whole, tmp_path, backbone_folder):
-    (tmp_path / "curves.jsonl").write_text('{"step": 1, "train": {"loss": 99.0}}\n')
+def test_lines_of_another_run_are_not_taken_up(whole, tmp_path, backbone_folder):
+    """Neither by a new run, nor by one that resumes a checkpoint which has no lines beside it."""
+    (tmp_path / "metrics.jsonl").write_text('{"run": "another"}\n{"step": 1, "train": {"loss": 99.0}}\n')
+    fit(tmp_path / "first", backbone_folder("qwen2"), 2)
+    (tmp_path / "first" / "metrics.jsonl").unlink()
+    fit(tmp_path, backbone_folder("qwen2"), 4, ckpt=tmp_path / "first" / "last.ckpt")
+    assert lines(tmp_path) == lines(whole)[3:]
     fit(tmp_path, backbone_folder("qwen2"), 4)
     assert lines(tmp_path) == lines(whole)
 
