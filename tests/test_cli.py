@@ -274,7 +274,7 @@ BAD = {
     ),
     "missing config": (
         None, ["--config", "nope.yaml"],
-        "config: file does not exist: '.*nope.yaml'",
+        "config 'nope.yaml' does not exist; accepted: a YAML file, or a config of the package: 7b, .*",
     ),
 }  # fmt: skip
 

@@ -22,10 +22,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from lit_basereward.callbacks.curve_plot import draw_curves, draw_rewards, mean_accuracy, points, smooth
-from lit_basereward.callbacks.curves import quantiles, read_metrics
+from lit_basereward.callbacks.curves import Curves, quantiles, read_metrics
+from lit_basereward.callbacks.evaluation import Evaluation
+from lit_basereward.callbacks.gathering import Gathered
 from lit_basereward.callbacks.interrupt import GracefulStop, Interrupted
+from lit_basereward.callbacks.results import evaluate
+from lit_basereward.callbacks.training_metrics import TrainingMetrics
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.types import Message, Preference
+from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.testing import ListSource
@@ -106,6 +111,26 @@ def test_lines_by_hand(whole):
     assert (val["one"]["better_quantiles"], val["one"]["worse_quantiles"]) == ([6] * 5, [3] * 5)
 
 
+def test_a_benchmarks_headline_and_a_judges_margins(tmp_path):
+    """The official figure stands for the accuracy, as in `val/accuracy`; rewards of a judge have no spread over rows.
+
+    Two rows with margins 1 and -3: quantile q is -3 + 4 q; one of two is right.
+    """
+    evaluation = Evaluation()
+    given = [torch.tensor(each) for each in ([0, 0, 1, 1], [1.0, 0.0, 0.0, 3.0], [1.0, 0.0, 1.0, 0.0], [1, 1, 1, 1])]
+    evaluation.gathered = {name: Gathered(*given) for name in ("suite", "pairs")}
+    evaluation.results = {name: evaluate(*given, comparable_across_rows=False) for name in evaluation.gathered}
+    evaluation.headlines = {"suite": 0.25, "pairs": 0.5}
+    trainer = pl.Trainer(default_root_dir=tmp_path, logger=False, callbacks=[ModelCheckpoint(tmp_path)])
+    curves = Curves(TrainingMetrics(), evaluation)
+    curves.on_train_start(trainer, GenerativeRM)
+    curves.on_validation_epoch_end(trainer, GenerativeRM)
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert [figures["accuracy"] for figures in line["val"].values()] == [0.25, 0.5]
+    assert line["val"]["suite"]["margin_quantiles"] == pytest.approx([-2.8, -2, -1, 0, 0.8])
+    assert "better_quantiles" not in line["val"]["suite"]
+
+
 def test_pictures_lie_beside_the_checkpoint(whole):
     pytest.importorskip("matplotlib")
     files = {path.name for path in whole.iterdir()}
@@ -115,11 +140,11 @@ def test_pictures_lie_beside_the_checkpoint(whole):
 
 
 def test_a_resumed_run_has_the_lines_of_one_that_was_not_stopped(whole, tmp_path, backbone_folder):
-    """Two steps, of a third that was killed a line that is forgotten, and two more from the checkpoint: in another
+    """Two steps, of later ones that were lost lines that are forgotten, and two more from the checkpoint: in another
     folder, then in the same."""
     fit(tmp_path / "first", backbone_folder("qwen2"), 2)
     with (tmp_path / "first" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "train": {"loss": 99.0}}\n{"step": 4, "tra')
+        file.write('{"step": 3, "train": {"loss": 99.0}}\n{"step": 5, "train": {"loss": 99.0}}\n{"step": 6, "tra')
     for folder in (tmp_path / "second", tmp_path / "first"):
         fit(folder, backbone_folder("qwen2"), 4, ckpt=tmp_path / "first" / "last.ckpt")
         assert lines(folder) == lines(whole)
