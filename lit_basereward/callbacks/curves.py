@@ -105,11 +105,12 @@ class Curves(Callback):
         self._file.flush()  # what is killed has its lines
 
     # ------------------------------------------------------------------------------------------------------- draw
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, and say where everything lies."""
-        drawn = self._draw()
-        if trainer.is_global_zero:
-            tell_paths(trainer, {"checkpoint": best_checkpoint(trainer), "curves": drawn})
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Draw, and say where everything lies, when the progress bar has been left."""
+        if stage == "fit":
+            drawn = self._draw()
+            if trainer.is_global_zero:
+                tell_paths(trainer, {"checkpoint": best_checkpoint(trainer), "curves": drawn})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Draw as far as it went."""
