@@ -127,6 +127,6 @@ def test_tools_take_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def test_all_configs_of_the_docs_are_in_the_package() -> None:
     """The names behind --config on every page; those that begin otherwise are the user's own."""
-    named = {name for page in PAGES for name in re.findall(r"--config[ =](configs/[\w./-]+)", page.read_text())}
+    named = {name for page in PAGES for name in re.findall(r"--config[ =](configs/[\w./-]+\.yaml)", page.read_text())}
     assert len(named) > 10
     find_configs([each for name in sorted(named) for each in ("--config", name)])
