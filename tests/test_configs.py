@@ -43,7 +43,8 @@ def test_all_are_found():
     assert sorted(PARADIGMS) == CONFIGS
     suites = sorted(f"{suite}.yaml" for suite in SUITES)
     assert sorted([*suites, "all.yaml", "validate.yaml"]) == BENCHMARKS
-    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == ["benchmarks", "data", "overlays", "rl"]
+    folders = ["ablations", "benchmarks", "data", "overlays", "rl"]
+    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == folders
 
 
 @pytest.mark.parametrize("config", CONFIGS)
