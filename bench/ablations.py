@@ -3,10 +3,11 @@
     python bench/ablations.py heads regularizers text_ratio [--seeds 0 1 2] [--steps N] [--folder runs/ablations]
     python bench/ablations.py --tables bench/ablations.json [--figure docs/figures/ablations.png]
 
-Each row of `configs/ablations/AXIS` (or `AXIS/demo`, where the demo has rows of its own) is laid over `configs/demo.yaml`
-and `configs/ablations/short.yaml`, trained by `fit` and tested by `test`, in one process, one run at a time. Runs that
-have left their results are not run again; rows that change nothing of the demo share one run a seed. Then the tables
-are printed and the figures written to `--json`.
+Each row of `configs/ablations/AXIS` (or `AXIS/demo`, where the demo has rows of its own) is laid over
+`configs/demo.yaml` and `configs/ablations/short.yaml`, trained by `fit` and tested by `test`, in a process of its own
+(forked, so that imports are paid for once), one run at a time. Runs that have left their results are not run again,
+and rows that change nothing of the demo share one run a seed. Then tables are printed, and the figures written to
+`--json`.
 
 An interval has two parts, since neither more seeds nor more test rows alone would narrow it: with S seeds and R rows,
 V = (variance of the accuracy over seeds) / S + (variance of the mean over seeds, with rows as clusters). The second
@@ -20,10 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from lit_basereward.cli import main
 from lit_basereward.demo import Digits, Scenes, Sums
 from lit_basereward.metrics import pair_accuracy_by_row
 
@@ -65,30 +66,34 @@ def place(folder: Path, axis: str, row: str, seed: int) -> Path:
 
 
 def run(overlay: Path, target: Path, seed: int, options: Sequence[str]) -> None:
-    """Train and test; what both print is kept in ``log.txt``."""
+    """Train and test in a process of their own; what they print is kept in ``log.txt``."""
     target.mkdir(parents=True, exist_ok=True)
     common = [
         *("--config", "configs/demo.yaml", "--config", "configs/ablations/short.yaml", "--config", str(overlay)),
         *("--seed_everything", str(seed), "--data.seed", str(seed), *options),
         *("--trainer.default_root_dir", str(target), "--trainer.logger.save_dir", str(target)),
     ]
-    best = target / "checkpoints" / "best.ckpt"
+    test = ["test", *common, "--ckpt_path", str(target / "checkpoints" / "best.ckpt")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with (target / "log.txt").open("w") as log:
-        commands = [["fit", *common], ["test", *common, "--ckpt_path", str(best)]]
-        both = (
-            f"from lit_basereward.cli import main\nfor command in {commands}:\n    main(command)"  # one import for both
-        )
-        done = subprocess.run([sys.executable, "-c", both], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise SystemExit(
-            f"error: {overlay.stem}, seed {seed}, ended with {done.returncode}; {target / 'log.txt'} says why"
-        )
+    child = multiprocessing.get_context("fork").Process(target=_both, args=(["fit", *common], test, target / "log.txt"))
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise SystemExit(f"error: {overlay.stem}, seed {seed}: {target / 'log.txt'} says why")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     for file in (target / "checkpoints").glob("*.ckpt"):  # 36 MB a run, and nothing looks at them again
         file.unlink()
     print(f"{target}: {seconds:.0f} s of processor time", flush=True)
+
+
+def _both(fit: list[str], test: list[str], log: Path) -> None:
+    os.chdir(ROOT)
+    with log.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    for command in (fit, test):
+        main(command)
 
 
 # ------------------------------------------------------------------------------------------------------ figures
@@ -217,7 +222,7 @@ def draw(axes: dict[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=110)
 
 
-def main() -> None:
+def study() -> None:
     """Run what is missing, then print, store and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"folders of configs/ablations: {', '.join(PAPER)}")
@@ -237,8 +242,9 @@ def main() -> None:
     else:
         folder = args.folder.resolve()
         steps = [f"--trainer.{key}={args.steps}" for key in ("max_steps", "val_check_interval")] if args.steps else []
+        wanted = [(axis, overlay) for axis in args.axes for overlay in rows(axis)]
         for seed in args.seeds:  # seed by seed, so that an early end leaves all rows of some seeds
-            for overlay, axis in ((overlay, axis) for axis in args.axes for overlay in rows(axis)):
+            for axis, overlay in wanted:
                 target = place(folder, axis, overlay.stem, seed)
                 if not (target / "results.json").exists():
                     run(overlay, target, seed, steps)
@@ -252,5 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    study()

@@ -290,8 +290,8 @@ def test_equal_steps_whatever_the_share(tmp_path: Path, monkeypatch: pytest.Monk
     main([
         "fit", *(part for file in files for part in ("--config", f"configs/{file}.yaml")),
         "--data.train", f"[{scenes}, {sums % 40}]", "--data.val", f"[{sums % 4}]", "--trainer.max_steps", "2",
-        "--trainer.val_check_interval", "2", "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu",
-        "--trainer.logger", "false", "--trainer.callbacks",
+        "--trainer.val_check_interval", "2", "--trainer.default_root_dir", str(tmp_path),
+        "--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.callbacks",
         "[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {monitor: val/accuracy}}]",
     ])  # fmt: skip
     (checkpoint,) = tmp_path.rglob("*.ckpt")

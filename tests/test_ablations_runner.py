@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from lit_basereward.demo import Scenes
+from lit_basereward.demo import Sums
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +32,8 @@ def test_interval_of_seeds_and_rows(runner: ModuleType) -> None:
     """Two seeds, four rows of one comparison: right are 1 1 0 0 and 1 1 1 0.
 
     Seeds: 0.5 and 0.75, mean 0.625, variance 0.03125, by 2: 1/64. Rows: means over seeds 1, 1, 0.5, 0 less 0.625 are
-    0.375, 0.375, -0.125, -0.625, squares add up to 0.6875, times 4 / 3 / 16: 0.6875 / 12. Freedom by Satterthwaite, with
-    1 and 3: (V1 + V2)^2 / (V1^2 / 1 + V2^2 / 3).
+    0.375, 0.375, -0.125, -0.625, squares add up to 0.6875, times 4 / 3 / 16: 0.6875 / 12. Freedom by Satterthwaite,
+    with 1 and 3: (V1 + V2)^2 / (V1^2 / 1 + V2^2 / 3).
     """
     figure = runner.estimate([np.array([[1, 1, 0, 0], [1, 1, 1, 0]])], [np.ones(4)])
     seeds, rows = 1 / 64, 0.6875 / 12
@@ -62,20 +62,21 @@ def test_no_variance_is_no_width(runner: ModuleType) -> None:
 def test_figures_of_runs(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards equal to the ratings are right everywhere, with the sign changed nowhere: 1 and 0, and 0 is 1 behind.
     The paper's choice is the demo as it is, whose runs lie in a folder of their own."""
-    monkeypatch.setattr(runner, "SOURCES", {"scenes": Scenes})
-    test = Scenes("test")
+    monkeypatch.setattr(runner, "SOURCES", {"sums": Sums})  # of one source there is no mean over sources
+    test = Sums("test")
+    ratings = [test[n].ratings for n in range(len(test))]
     for overlay in runner.rows("heads"):
         sign = 1 if overlay.stem == "2_silu" else -1
         for seed in (0, 1):
             run = runner.place(tmp_path, "heads", overlay.stem, seed) / "rewards"
             run.mkdir(parents=True)
-            lines = [{"rewards": [sign * rating for rating in test[n].ratings]} for n in range(len(test))]
-            (run / "scenes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            lines = [{"rewards": [sign * rating for rating in row]} for row in ratings]
+            (run / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert (tmp_path / "default" / "seed_1").is_dir() and not (tmp_path / "heads" / "2_silu").exists()
     found = runner.figures(tmp_path, "heads", [0, 1])
-    assert found["2_silu"] == {"scenes": {"value": 1, "low": 1, "high": 1, "seeds": [1, 1]}}
+    assert found["2_silu"] == {"sums": {"value": 1, "low": 1, "high": 1, "seeds": [1, 1]}}
     ahead = {"value": -1, "low": -1, "high": -1}
-    assert found["5_silu"] == {"scenes": {"value": 0, "low": 0, "high": 0, "seeds": [0, 0], "ahead": ahead}}
+    assert found["5_silu"] == {"sums": {"value": 0, "low": 0, "high": 0, "seeds": [0, 0], "ahead": ahead}}
     assert "| 2_silu | 1.000 (1.000 to 1.000) |" in runner.table("heads", found)
 
 
