@@ -27,7 +27,8 @@ from lit_basereward.rl import HybridReward, JudgeReward, ModelReward, RuleReward
 from lit_basereward.rl.grpo import grpo
 
 ROOT = Path(__file__).parents[1]
-ABLATIONS = ROOT / "configs" / "ablations"
+HERE = "configs/ablations"
+ABLATIONS = ROOT / HERE
 FILES = sorted(str(path.relative_to(ABLATIONS).with_suffix("")) for path in ABLATIONS.rglob("*.y*ml"))
 ROWS = {
     "heads": 7,  # Table 2
@@ -98,7 +99,7 @@ def without_corpora(command: list[str], file: str) -> list[str]:
     slow to parse, and have tests of their own."""
     pairs = [command[n : n + 2] for n in range(1, len(command), 2)]
     data = ("configs/data/", "configs/ablations/corpora/")
-    kept = [pair for pair in pairs if not pair[1].startswith(data) or pair[1] == f"configs/ablations/{file}.yaml"]
+    kept = [pair for pair in pairs if not pair[1].startswith(data) or pair[1] == f"{HERE}/{file}.yaml"]
     return [command[0], *(part for pair in kept for part in pair)]
 
 
@@ -120,7 +121,7 @@ def test_header(file: str) -> None:
     assert "/demo/" in file or ("Paper" in fields and "Command" in fields)
     for command in commands(file):
         assert all((ROOT / each).is_file() for each in command if each.startswith("configs/"))
-    named = [f"configs/ablations/{file}.yaml" in command for command in commands(file)]
+    named = [f"{HERE}/{file}.yaml" in command for command in commands(file)]
     if file.startswith("ensembles/"):
         assert any(named)  # once fitted, the ensemble has a folder
     elif file.startswith("rl/"):
@@ -193,14 +194,14 @@ def test_row(file: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
             assert type(model.backbone).__name__ == "TinyQwen2_5VL"
 
 
-@pytest.mark.parametrize("row", ["heads/2_silu", "regularizers/lambda_0", "backbones/demo/qwen2_5_vl"])
-def test_defaults_change_nothing(row: str, parse: Callable[..., Any]) -> None:
+def test_defaults_change_nothing(parse: Callable[..., Any]) -> None:
     """So their runs are shared: the merged settings are, to the last, those of demo.yaml with short.yaml."""
     base = ["fit", "--config", "configs/demo.yaml", "--config", "configs/ablations/short.yaml"]
-    merged, plain = parse(*base, "--config", f"configs/ablations/{row}.yaml").fit, parse(*base).fit
-    for settings in (merged, plain):
+    rows = ("heads/2_silu", "regularizers/lambda_0", "backbones/demo/qwen2_5_vl")
+    plain, *merged = (parse(*base, *more).fit for more in ([], *(["--config", f"{HERE}/{row}.yaml"] for row in rows)))
+    for settings in (plain, *merged):
         del settings["config"]
-    assert merged == plain
+    assert all(settings == plain for settings in merged)
 
 
 def test_corpora_are_those_of_the_papers_mix(parse: Callable[..., Any]) -> None:
@@ -238,9 +239,10 @@ def test_ensemble(file: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
     seeing = ["qwen2_5_vl", "qwen2_vl" if demo else "internvl3"]
     text = [] if row != "average_with_llm" else ["qwen2" if demo else "qwen3"]
     base = f"configs/{'demo_' if demo else ''}ensemble.yaml"
-    command = ["test", "--config", base, "--config", f"configs/ablations/{file}.yaml"]
-    merged = cli.parser.instantiate_classes(parse(*command)).test.model
-    for model in (merged, open_ensemble(f"configs/ablations/{file}.yaml", [])):
+    merged = cli.parser.instantiate_classes(
+        parse("test", "--config", base, "--config", f"{HERE}/{file}.yaml")
+    ).test.model
+    for model in (merged, open_ensemble(f"{HERE}/{file}.yaml", [])):
         assert isinstance(model, EnsembleRM) and type(model.combiner) is COMBINERS[row]
         assert model.names == seeing + text
         assert model.routes == ([Route(seeing, When(modality="image"))] if text else [])
@@ -250,8 +252,9 @@ def test_ensemble(file: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
         if command[0] == "ensemble":
             options = [each.replace("--fit_on", "--fit_on+") for each in command[1:]]
             assert len(tool.parse_args(options).fit_on) == (3 if demo else 1)
-        elif "--ckpt_path" not in command:
-            parse(*command)
+        elif "--ckpt_path" not in command:  # the folder that the tool writes
+            configs = ["--config", "configs/benchmarks/all.yaml"] * (not demo)
+            assert command == ["test", "--config", base, "--config", f"{HERE}/{file}.yaml", *configs]
 
 
 REWARDS = {
