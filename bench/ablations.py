@@ -197,7 +197,7 @@ def draw(axes: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = [axis for axis in axes if PAPER[axis]]
-    picture, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 2.6), squeeze=False)
+    picture, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 2.9), squeeze=False)
     for axis, panel in zip(shown, panels[0], strict=True):
         names = list(axes[axis])
         for n, name in enumerate(names):
@@ -215,7 +215,7 @@ def draw(axes: dict[str, Any], path: Path) -> None:
         panel.invert_yaxis()
         panel.tick_params(axis="x", labelsize=7)
         panel.set_title(TITLES.get(axis, axis), fontsize=9)
-    panels[0][0].legend(fontsize=6, loc="best")
+    picture.legend(*panels[0][0].get_legend_handles_labels(), fontsize=7, loc="lower right", ncols=4)
     picture.supxlabel("accuracy, ahead of the paper's choice", fontsize=8)
     picture.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
