@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_basereward.data.datamodule import PreferenceDataModule
+    from lit_basereward.data.sources.base import Source
     from lit_basereward.data.types import Preference
     from lit_basereward.losses import RankingLoss, Regularizer
     from lit_basereward.modules.base import RewardModule
@@ -26,16 +28,18 @@ _HOME = {
     "GenerativeRM": "modules.generative",
     "NaiveRM": "modules.naive",
     "Preference": "data.types",
+    "PreferenceDataModule": "data.datamodule",
     "RankingLoss": "losses",
     "Regularizer": "losses",
     "RewardHead": "nn.heads",
     "RewardModule": "modules.base",
     "Scorer": "scorer",
+    "Source": "data.sources.base",
     "load": "scorer",
 }
 __all__ = [
-    "Backbone", "CriticRM", "EnsembleRM", "GenerativeRM", "NaiveRM", "Preference", "RankingLoss", "Regularizer",
-    "RewardHead", "RewardModule", "Scorer", "load",
+    "Backbone", "CriticRM", "EnsembleRM", "GenerativeRM", "NaiveRM", "Preference", "PreferenceDataModule",
+    "RankingLoss", "Regularizer", "RewardHead", "RewardModule", "Scorer", "Source", "load",
 ]  # fmt: skip
 
 

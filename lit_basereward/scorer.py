@@ -17,6 +17,7 @@ import lit_basereward
 from lit_basereward.allowed import check_classes
 from lit_basereward.checkpoint import is_sharded, read_checkpoint
 from lit_basereward.data.collator import Item
+from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import Preference
 from lit_basereward.ensemble.folder import is_ensemble, load_ensemble
@@ -98,13 +99,22 @@ class Scorer:
         messages, refs = read_prompt(turns, [encode_image(image) for image in images], where, root=None)
         return Preference("", messages, tuple(responses), images=refs, where=where)
 
-    def score_rows(self, rows: Sequence[Preference]) -> list[Tensor]:
-        """Rewards of several rows in one pass.
+    def score_rows(self, rows: Sequence[Preference] | Source, batch_size: int | None = None) -> list[Tensor]:
+        """Rewards of several rows.
+
+        Args:
+            rows: a list of them, or a source.
+            batch_size: rows computed in one pass; None is all of them. ``module.evidence`` is that of the last pass.
 
         Returns:
             one [K] tensor per row, float32 on the CPU.
         """
-        return self.score_items([self.collator.prepare(index, row) for index, row in enumerate(rows)])
+        rewards: list[Tensor] = []
+        step = batch_size or max(1, len(rows))
+        for start in range(0, len(rows), step):
+            some = range(start, min(start + step, len(rows)))
+            rewards += self.score_items([self.collator.prepare(index, rows[index]) for index in some])
+        return rewards
 
     def score_items(self, items: Sequence[Item]) -> list[Tensor]:
         """The same for rows that the collator, or a copy of it in another thread, has prepared."""

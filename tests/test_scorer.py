@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+import lit_basereward
 from lit_basereward import NaiveRM, Scorer
 from lit_basereward.allowed import check_classes
 from lit_basereward.data.types import RowError
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.heads import MLPHead
 from lit_basereward.scorer import load
-from lit_basereward.testing import random_image
+from lit_basereward.testing import ListSource, preferences, random_image
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,22 @@ def test_one_response_many_responses_and_turns(scorer):
         {"role": "user", "content": "is it red"},
     ]
     assert abs(scorer.score(chat, ["no"])[0] - many[1]) > 1e-4
+
+
+def test_rows_in_several_passes(scorer):
+    """Five rows, two at a time (the last pass has one), get the rewards of one pass, in order; a source is rows too."""
+    rows = preferences(responses=(2, 3, 1, 2, 4))
+    expected = scorer.score_rows(rows)
+    for given in (rows, ListSource(rows)):
+        found = scorer.score_rows(given, batch_size=2)
+        assert [len(rewards) for rewards in found] == [2, 3, 1, 2, 4]
+        torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=1e-5)
+    assert scorer.score_rows([]) == []
+
+
+def test_public_names_are_there():
+    """Each is imported when it is asked for, so a wrong home would not be seen before."""
+    assert [name for name in lit_basereward.__all__ if not hasattr(lit_basereward, name)] == []
 
 
 def test_mistakes_are_told(scorer):

@@ -293,8 +293,7 @@ class RewardModule(pl.LightningModule, ABC):
         Raises:
             ValueError: naming the setting and what to use.
         """
-        # How a batch reaches the device is the module's business, whatever datamodule it is from.
-        warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")
+        silence()
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if type(strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):  # a plugin of the user's stays
             strategy.checkpoint_io = WholeCheckpointIO(resumes=stage == "fit")
@@ -322,3 +321,11 @@ class RewardModule(pl.LightningModule, ABC):
                 "trainer.precision bf16-true stores the weights in bfloat16, where a step at 3e-6 changes few of them; "
                 "use bf16-mixed, or set model.allow_bf16_weights: true"
             )
+
+
+def silence() -> None:
+    """Leave out warnings of Lightning's that a user can do nothing about."""
+    # How a batch reaches the device is the module's business, whatever datamodule it is from.
+    warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")
+    # What Lightning still uses of torch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

@@ -5,7 +5,6 @@ Shape legend: M members, N responses.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -24,7 +23,7 @@ from lit_basereward.data.sources.base import Source
 from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check_takes
 from lit_basereward.ensemble.evidence import members_by_row
 from lit_basereward.ensemble.names import name_paths
-from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.base import RewardModule, silence
 from lit_basereward.modules.cost import Cost
 
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -211,7 +210,7 @@ class EnsembleRM(RewardModule):
         Raises:
             ValueError: naming the setting and what to use.
         """
-        warnings.filterwarnings("ignore", message="You have overridden `(on_before|transfer)_batch_")  # see the base
+        silence()
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import partial
 
 import lightning.pytorch as pl
@@ -94,6 +95,14 @@ def test_loss_by_hand(backbone_folder):
         module.configure_model()
         loss, _ = module.loss(module.collator(True)(list(enumerate(rows)), counts))
         assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_in_a_notebook_is_quiet(backbone_folder, tmp_path):
+    """Nothing that Lightning warns of is about the user's run; the command line's own filters are not in force."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained(backbone_folder("qwen2_5_vl"), tmp_path, {"max_steps": 1})
+    assert [str(each.message) for each in caught] == []
 
 
 @pytest.mark.parametrize("weighting", ["pair", "row"])
