@@ -1,0 +1,115 @@
+"""Every notebook runs with small constants, and is committed as it came out of a clean run at its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbmake import nb_result, nb_run
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+SLOW = ("05_paradigms_at_equal_cost", "06_ensemble", "07_grpo_hybrid")
+LARGEST = 300_000
+"""Bytes of a notebook, pictures included."""
+PLACE = re.compile(r"""(?:^|[\s"'(=:])(?:/(?:[\w.-]+/)+|[A-Z]:\\|~/|file:)""", re.MULTILINE)
+"""How the path of somebody's machine begins."""
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.ipynb").read_text())
+
+
+def code(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def assigned(source: str) -> set[str]:
+    """Names that a cell gives a value."""
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+
+def test_all_are_found():
+    """Seven, and each has its line in the table of the folder's page."""
+    assert [name[:2] for name in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 8)] and set(SLOW) <= set(NOTEBOOKS)
+    page = (FOLDER / "README.md").read_text()
+    assert re.findall(r"^\| \[.*\]\((\w+)\.ipynb\) ", page, re.MULTILINE) == NOTEBOOKS
+
+
+@pytest.fixture(scope="module")
+def errors(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, nb_result.NotebookError | None]:
+    """What went wrong in each of the notebooks that are to be run, each in an empty folder, and so on its own.
+
+    As many at a time as there are cores: most of their time is imports. The kernels draw into the notebooks, as they do
+    for a reader.
+    """
+
+    def run(name: str) -> nb_result.NotebookError | None:
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copy(FOLDER / f"{name}.ipynb", folder)
+        return nb_run.NotebookRun(folder / f"{name}.ipynb", default_timeout=300).execute().error
+
+    names = [item.callspec.params["name"] for item in request.session.items if item.originalname == "test_runs"]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        patch.delenv("MPLBACKEND", raising=False)
+        patch.setenv("TQDM_DISABLE", "1")
+        return dict(zip(names, pool.map(run, names), strict=True))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NOTEBOOKS])
+def test_runs(name, errors):
+    """With the small values that its cell of constants names for nbmake."""
+    error = errors[name]
+    assert error is None, f"cell {error.failing_cell_index}: {error.summary}\n{error.trace}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_constants_are_small_in_tests(name):
+    """Exactly one cell of constants, and what nbmake sets behind it is set in it: a renamed constant is seen here."""
+    (cell,) = [cell for cell in read(name)["cells"] if "constants" in cell["metadata"].get("tags", [])]
+    assert cell is not None and cell == code(read(name))[0]
+    small = cell["metadata"]["nbmake"]["mock"]
+    assert small and small.keys() <= assigned("".join(cell["source"]))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_is_committed_clean(name):
+    """Every cell was run, in order and without error; no warnings, no places of a machine, small."""
+    notebook = read(name)
+    cells = code(notebook)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    for output in outputs:
+        data = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
+        texts += ["".join(text) for text in (output.get("text", ""), *data.values())]
+    assert [found for text in texts for found in PLACE.findall(text)] == []
+    assert not any("\r" in text or "\x1b" in text for text in texts)  # progress bars, colours
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
+    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
+    assert all(cell["metadata"].keys() <= {"nbmake", "tags"} for cell in notebook["cells"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_opens_and_links(name):
+    """It begins with what it shows, how long it takes and what to install; files that it links to are there."""
+    notebook = read(name)
+    first = "".join(notebook["cells"][0]["source"])
+    assert first.startswith(f"# {int(name[:2])}. ")
+    assert re.search(r"takes about .* processor time", first) and 'pip install "lit_basereward[' in first
+    texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    links = [link for text in texts for link in re.findall(r"\]\(([^)#]+)", text)]
+    assert [link for link in links if "://" not in link and not (FOLDER / link).exists()] == []
