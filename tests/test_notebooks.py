@@ -91,6 +91,7 @@ def test_is_committed_clean(name):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    assert {kind for output in outputs for kind in output.get("data", {})} <= {"text/plain", "image/png"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     texts = ["".join(cell["source"]) for cell in notebook["cells"]]
     for output in outputs:

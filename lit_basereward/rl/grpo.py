@@ -186,7 +186,8 @@ def _trainer(
     policy: Backbone, task: Task, rewards: Sequence[Reward], held_out: Task | None, config: Any, metrics: Path
 ) -> tuple[Any, Any]:
     """TRL's trainer over our model, processor and data, and what keeps its metrics."""
-    from transformers import PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # in a notebook a table, else a bar
     from trl import GRPOTrainer
 
     from lit_basereward.rl.progress import Progress
@@ -206,7 +207,7 @@ def _trainer(
         processing_class=prompts.processor,
         callbacks=[progress],
     )
-    for noisy in (PrinterCallback, ProgressCallback):
+    for noisy in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(noisy)
     return trainer, progress
 
