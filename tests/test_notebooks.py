@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nbmake import nb_result, nb_run
+from nbmake import nb_run
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
@@ -44,32 +42,13 @@ def test_all_are_found():
     assert re.findall(r"^\| \[.*\]\((\w+)\.ipynb\) ", page, re.MULTILINE) == NOTEBOOKS
 
 
-@pytest.fixture(scope="module")
-def errors(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, nb_result.NotebookError | None]:
-    """What went wrong in each of the notebooks that are to be run, each in an empty folder, and so on its own.
-
-    As many at a time as there are cores: most of their time is imports. The kernels draw into the notebooks, as they do
-    for a reader.
-    """
-
-    def run(name: str) -> nb_result.NotebookError | None:
-        folder = tmp_path_factory.mktemp(name)
-        shutil.copy(FOLDER / f"{name}.ipynb", folder)
-        return nb_run.NotebookRun(folder / f"{name}.ipynb", default_timeout=300).execute().error
-
-    names = [item.callspec.params["name"] for item in request.session.items if item.originalname == "test_runs"]
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        patch.delenv("MPLBACKEND", raising=False)
-        patch.setenv("TQDM_DISABLE", "1")
-        return dict(zip(names, pool.map(run, names), strict=True))
-
-
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NOTEBOOKS])
-def test_runs(name, errors):
-    """With the small values that its cell of constants names for nbmake."""
-    error = errors[name]
+def test_runs(name, tmp_path, monkeypatch):
+    """In an empty folder, so on its own, with the small values that its cell of constants names for nbmake."""
+    shutil.copy(FOLDER / f"{name}.ipynb", tmp_path)
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws into the notebook, as it does for a reader
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    error = nb_run.NotebookRun(tmp_path / f"{name}.ipynb", default_timeout=300).execute().error
     assert error is None, f"cell {error.failing_cell_index}: {error.summary}\n{error.trace}"
 
 
