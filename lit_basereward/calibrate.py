@@ -52,6 +52,8 @@ def calibrate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it counts rows, so use 1 or more")
+    if is_ensemble(ckpt_path) and Path(ckpt_path).is_file():
+        raise ValueError(f"{ckpt_path} is a config; write the ensemble with `python -m lit_basereward ensemble` first")
     scorer = load(ckpt_path, device=device, allow=allow or [])
     if rule == "labels" and not scorer.module.comparable_across_rows:
         raise ValueError(
@@ -108,11 +110,7 @@ def _labels(rows: Sequence[Preference]) -> Tensor:
 def _store(path: Path, target: Path, calibration: Calibration) -> Path:
     """The checkpoint with its calibration, whole or not at all; an export in its place, or as a copy."""
     if is_ensemble(path):
-        if path.is_file():
-            raise ValueError(f"{path} is a config; write the ensemble with `python -m lit_basereward ensemble` first")
-        if target != path:
-            shutil.copytree(path, target)
-        store_ensemble_calibration(target, calibration.to_dict())
+        store_ensemble_calibration(path, calibration.to_dict(), target)
         return target
     if is_export(path):
         if target != path:

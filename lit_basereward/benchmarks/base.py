@@ -5,7 +5,6 @@ Shape legend: E entries (lines of the benchmark's file), C clusters (entries tha
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -60,7 +59,6 @@ class Benchmark(Source):
             raise ValueError(f"images is {images!r}; accepted: required, optional")
         self.path, self.images, self.image_root, self.revision = path, images, image_root, revision
         self.name = name or self.suite
-        self.remarks: list[str] = []
 
     # ------------------------------------------------------------------------------------- what a suite defines
     @abstractmethod
@@ -171,12 +169,6 @@ class Benchmark(Source):
         Raises:
             ValueError: if they are not this benchmark's.
         """
-
-    def remark(self, text: str) -> None:
-        """Warn of what a reader of the figures must know; the report repeats it below its tables."""
-        if text not in self.remarks:
-            self.remarks.append(text)
-            print(f"warning: {self.name}: {text}", file=sys.stderr)
 
     def _read(self, records: Records, index: int) -> Entry:
         record, where = records[index], records.where(index)

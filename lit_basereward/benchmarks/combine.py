@@ -63,7 +63,7 @@ def combine_files(
     check_routes(routes, names)
     check_takes(combiner, {name: file.account.comparable_across_rows for name, file in files.items()})
     scores, row = _matrix(benchmark, files, routes)
-    combined = combiner.combine(scores, row, names).double()
+    combined = combiner(scores, row, names).double()
     sizes = [len(entry.responses) for entry in benchmark.entries]
     evidence = [
         {"members": {n: own.tolist() for n, own in zip(names, part, strict=True) if not own.isnan().any()}}

@@ -18,10 +18,12 @@ from lit_basereward.benchmarks.rewardbench import RewardBench
 from lit_basereward.benchmarks.rewardbench2 import RewardBench2
 from lit_basereward.benchmarks.rewards import read_rewards
 from lit_basereward.benchmarks.rm_bench import RMBench
+from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.benchmarks.score import SCHEMA
 from lit_basereward.benchmarks.section import Section, section
 from lit_basereward.benchmarks.vl_rewardbench import VLRewardBench
 from lit_basereward.data.routing import Route
+from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.ensemble.combiners import Combiner
 from lit_basereward.ensemble.names import name_paths
 
@@ -111,7 +113,7 @@ def strict(value: Any) -> Any:
 
 
 def report(
-    suite: Suite,
+    suite: Suite | Literal["rows"],
     /,
     data: str,
     rewards: list[str],
@@ -130,8 +132,8 @@ def report(
     report.html and report.json.
 
     Args:
-        suite: the benchmark.
-        data: the benchmark's file, or the folder of a download of it.
+        suite: the benchmark; ``rows`` for rows of yours, of docs/data_format.md.
+        data: the benchmark's file, or the folder of a download of it; of ``rows`` JSON lines with ratings.
         rewards: JSON lines, one object a row in the benchmark's order, such as {"rewards": [1.5, -0.2]}, in the row's
             own order of responses; what `test` and `predict` write is that, with critiques, verdicts and cost. Repeat
             the option to compare a second model, or for each member of an ensemble.
@@ -145,21 +147,16 @@ def report(
         fit_rewards: JSON lines that each member gave those rows; repeat the option, in the order of --rewards.
         force: fit the combiner on the very benchmark that is reported, and mark the report.
     """
-    suite_class = SUITES[suite]
-    settings: dict[str, Any] = {"path": data, "images": "optional", "image_root": image_root}
-    if grouping != "official":
-        if "grouping" not in signature(suite_class).parameters:
-            raise ValueError(f"{suite} has one grouping only; leave --grouping out")
-        settings["grouping"] = grouping
     if image_root is not None and not Path(image_root).is_dir():
         raise ValueError(f"there is no folder {image_root}; correct --image_root or leave it out")
-    benchmark = suite_class(**settings)
+    benchmark = _open(suite, data, image_root, grouping)
     names = model_names(rewards, most=None if combine else 2)
     files = {name: read_rewards(path, benchmark) for name, path in zip(names, rewards, strict=True)}
     if combine:
         combiner: Combiner = COMBINERS[combine]()
         if fit_on is not None:
             combiner = fit_on_files(combiner, benchmark, names, fit_on, fit_rewards or [], routes or [], force)
+            print(f"combiner: {combiner}\n")
         files = {f"{combine} of {', '.join(names)}": combine_files(benchmark, files, combiner, routes or [])}
     elif fit_on or fit_rewards or routes or force:
         raise ValueError("routes, fit_on, fit_rewards and force are of an ensemble; give --combine, or leave them out")
@@ -173,6 +170,18 @@ def report(
     print(format_section(part))
     page, twin = write_report([part], output, f"{benchmark.title}: {' and '.join(files)}")
     print(f"\nreport: {page}\nfigures: {twin}")
+
+
+def _open(suite: str, data: str, image_root: str | None, grouping: str) -> Benchmark:
+    """The suite's file, or a user's own rows as a suite."""
+    settings: dict[str, Any] = {}
+    if grouping != "official":
+        if suite == "rows" or "grouping" not in signature(SUITES[suite]).parameters:
+            raise ValueError(f"{suite} has one grouping only; leave --grouping out")
+        settings["grouping"] = grouping
+    if suite == "rows":
+        return SourceRows(JSONLSource(data, image_root))
+    return SUITES[suite](path=data, images="optional", image_root=image_root, **settings)
 
 
 def model_names(paths: Sequence[str], most: int | None = 2) -> list[str]:

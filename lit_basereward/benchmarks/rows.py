@@ -30,9 +30,9 @@ class SourceRows(Benchmark):
     hub_id = ""
 
     def __init__(self, source: Source, name: str = "", on_bad_row: Literal["raise", "skip"] = "raise") -> None:
-        super().__init__(name=name or source.name or "rows")
+        super().__init__(path=getattr(source, "path", None), name=name or source.name or "rows")
         self.source, self.on_bad_row = source, on_bad_row
-        self.title = self.name
+        self.title, self.remarks = self.name, source.remarks
         self.left_out: list[str] = []
 
     @cached_property

@@ -144,6 +144,11 @@ class Collator:
         keys = tuple(image_key(ref) for ref in row.images)
         return Item(index, prefix, branches, lengths, truncated, ratings, row.weight, keys, vision)
 
+    def computed(self, item: Item) -> int:
+        """Tokens that the model computes for a prepared row: its prompt once, or if padded for every branch."""
+        prefixes = 1 if self.layout == "shared" else len(item.branches)
+        return prefixes * len(item.prefix) + sum(map(len, item.branches))
+
     def _check_images(self, row: Preference) -> None:
         if row.images and self.chat.image_token is None:
             raise row.error("has images, but this backbone reads text only")

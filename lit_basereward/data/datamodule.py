@@ -17,7 +17,7 @@ from lit_basereward.data.manifest import Manifest, leakage_warning
 from lit_basereward.data.mixture import Mixture, leave_out
 from lit_basereward.data.sampler import EvalPlan, RowStats, StepPlan
 from lit_basereward.data.scan import Scan, Stage, is_kept, measure, scan
-from lit_basereward.data.sources.base import Source
+from lit_basereward.data.sources.base import Source, unique_names
 from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.sources.parquet import ParquetSource
@@ -107,15 +107,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def source_names(self, stage: Stage) -> list[str]:
         """Their names in the order of ``dataloader_idx``, made unique: the second ``pairs`` is ``pairs_2``."""
-        names: list[str] = []
-        for source in self.sources(stage):
-            name = plain = source.name or type(source).__name__
-            number = 1
-            while name in names:
-                number += 1
-                name = f"{plain}_{number}"
-            names.append(name)
-        return names
+        return unique_names(self.sources(stage))
 
     @property
     def blank_of(self) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lit_basereward.data.batch import Batch, StepCounts
@@ -14,6 +15,9 @@ from lit_basereward.data.routing import Route, voters
 from lit_basereward.data.sampler import FILLER
 from lit_basereward.data.types import Preference, RowError, TooLong
 from lit_basereward.nn.layout import Layout
+
+if TYPE_CHECKING:
+    from lit_basereward.data.scan import Scan
 
 
 @dataclass
@@ -31,7 +35,7 @@ class EnsembleBatch(Batch):
 
 @dataclass
 class EnsembleItem(Item):
-    """One row, opened and tokenised by each member that votes on it.
+    """One row, opened and tokenised by each member that votes on it. Its own prompt and lengths are the first voter's.
 
     Args:
         parts: what each voter made of it, by the member's position.
@@ -52,6 +56,15 @@ class EnsembleCollator(Collator):
         self.names, self.members, self.routes = list(members), list(members.values()), list(routes)
         self.too_long = "drop" if any(each.too_long == "drop" for each in self.members) else "error"
 
+    def estimate(self, rows: Scan) -> np.ndarray:
+        """See :meth:`Collator.estimate`: of all members together, as if each voted on every row."""
+        return np.sum([each.estimate(rows) for each in self.members], axis=0, dtype=np.float32)
+
+    def remark(self, rows: Scan, used: np.ndarray) -> str:
+        """What each member has to say."""
+        told = {name: each.remark(rows, used) for name, each in zip(self.names, self.members, strict=True)}
+        return "; ".join(f"member {name}: {remark}" for name, remark in told.items() if remark)
+
     def prepare(self, index: int, row: Preference) -> EnsembleItem:
         """Open and tokenise one row for every voter.
 
@@ -61,8 +74,21 @@ class EnsembleCollator(Collator):
         parts = {m: self._prepare(m, index, row) for m in self.voters(index, row)}
         first = next(iter(parts.values()))
         return EnsembleItem(
-            index, [], [], first.lengths, first.truncated, first.ratings, first.weight, images=first.images, parts=parts
+            index,
+            first.prefix,
+            [],
+            first.lengths,
+            first.truncated,
+            first.ratings,
+            first.weight,
+            images=first.images,
+            parts=parts,
         )
+
+    def computed(self, item: Item) -> int:
+        """Tokens that all voters together compute for a prepared row."""
+        assert isinstance(item, EnsembleItem)
+        return sum(self.members[m].computed(part) for m, part in item.parts.items())
 
     def voters(self, index: int, row: Preference) -> list[int]:
         """Positions of the members that vote on a row; all of them compute a filler, which has no category."""

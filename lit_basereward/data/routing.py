@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Modality = Literal["text", "image"]
 
@@ -22,6 +22,10 @@ class When:
     modality: Modality | None = None
     category: str | list[str] | None = None
     source: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.modality not in (None, *get_args(Modality)):
+            raise ValueError(f"modality is {self.modality!r}; accepted: {', '.join(get_args(Modality))}, or none")
 
 
 @dataclass

@@ -22,7 +22,9 @@ from lit_basereward.doctor.saving import packages, saving
 from lit_basereward.doctor.subject import Subject, reads_images, row_sets
 from lit_basereward.doctor.tokens import tokens
 from lit_basereward.doctor.vision import images, positions
+from lit_basereward.ensemble.folder import is_ensemble
 from lit_basereward.modules.base import RewardModule
+from lit_basereward.modules.ensemble import EnsembleRM
 from lit_basereward.modules.generative import GenerativeRM
 from lit_basereward.modules.naive import NaiveRM
 from lit_basereward.modules.recipe import class_path
@@ -85,6 +87,8 @@ def doctor(
     module, precision, sharded = from_config(config) if config else (None, "32-true", None)
     if ckpt_path is None and module is None:
         raise ValueError("no model; give --ckpt_path, or the --config of a training run")
+    if isinstance(module, EnsembleRM) or (ckpt_path is not None and is_ensemble(ckpt_path)):
+        raise ValueError("an ensemble is not examined as a whole; give --ckpt_path of one of its members at a time")
     done: list[Check] = []
     if ckpt_path is None and not checks:
         assert module is not None

@@ -24,7 +24,8 @@ FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figure
 class Combiner(ABC):
     """Makes one reward of the members' scores. Subclass it, write ``combine``, and name the class in YAML.
 
-    A dataclass, or a class that keeps its arguments under their own names, can be written with the ensemble.
+    A dataclass, or a class that keeps its arguments under their own names, can be written with the ensemble. One that
+    is fitted has ``fitted_on`` among them.
     """
 
     takes_judges: ClassVar[bool] = False
@@ -32,6 +33,20 @@ class Combiner(ABC):
     but differences inside a row may have a say in which response wins. The ensemble is such a model itself then."""
     fitted_on: dict[str, str] = {}
     """Origin of the rows that it was fitted on, by the source's name."""
+
+    def __call__(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
+        """Run :meth:`combine`, whose arguments these are, and look at what it gives.
+
+        Raises:
+            ValueError: if that is anything but a finite reward for each response.
+        """
+        rewards = self.combine(scores, row, names)
+        if rewards.shape != row.shape or not bool(rewards.isfinite().all()):
+            wrong = "NaN or infinity" if rewards.shape == row.shape else list(rewards.shape)
+            raise ValueError(
+                f"the combiner {type(self).__name__} gave {wrong} for {len(row)} responses, not a number for each"
+            )
+        return rewards.float()
 
     @abstractmethod
     def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from lit_basereward.data.sources.base import Source
+from lit_basereward.data.sources.base import Source, unique_names
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import Preference, RowError
 from lit_basereward.ensemble.combiners import Combiner
@@ -98,13 +99,15 @@ def fit(
     ratings = torch.tensor([rating for row in rows for rating in row.ratings])
     row = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes))
     fitted = module.combiner.fit(torch.cat(scores, dim=1), row, ratings, module.names)
-    return marked(fitted, {source.name: origin(source) for source in sources})
+    return marked(fitted, dict(zip(unique_names(sources), map(origin, sources), strict=True)))
 
 
 def marked(combiner: Combiner, fitted_on: dict[str, str]) -> Combiner:
     """A combiner that knows which rows it was fitted on, where it is one that is fitted."""
-    if is_dataclass(combiner) and "fitted_on" in combiner.__dataclass_fields__:
-        return replace(combiner, fitted_on=fitted_on)
+    if "fitted_on" not in inspect.signature(type(combiner)).parameters:
+        return combiner
+    combiner = copy.copy(combiner)
+    combiner.fitted_on = fitted_on
     return combiner
 
 

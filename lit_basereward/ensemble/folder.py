@@ -111,9 +111,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def store_calibration(folder: str | Path, calibration: dict[str, Any]) -> None:
-    """Put a calibration into an ensemble's folder."""
-    _write(Path(folder), _read(Path(folder)) | {"calibration": calibration})
+def store_calibration(folder: str | Path, calibration: dict[str, Any], output: str | Path) -> None:
+    """Write the ensemble with a calibration.
+
+    Args:
+        folder: of the ensemble.
+        calibration: as a dictionary.
+        output: folder to write to, the same or a new one, which names the members from where it lies.
+
+    Raises:
+        ValueError: if ``output`` is another ensemble's.
+    """
+    folder, output = Path(folder), Path(output)
+    if output.resolve() != folder.resolve() and (output / FILE).exists():
+        raise ValueError(f"{str(output)!r} holds an ensemble already; name a new folder, or remove it first")
+    content = _read(folder)
+    members = {
+        name: each | {"path": _path_from(output, str(folder / each["path"]))}
+        for name, each in content["members"].items()
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output, content | {"members": members, "calibration": calibration})
 
 
 def digest(path: Path) -> str:

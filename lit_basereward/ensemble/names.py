@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+ENDINGS = (".ckpt", ".json", ".jsonl")
+"""What is no part of a name; in folders such as ``qwen2.5-vl`` a dot begins no ending."""
+
 
 def name_paths(paths: Sequence[str]) -> list[str]:
     """A name for each file: its stem, with as many of its folders in front as tell it from the others.
@@ -16,9 +19,10 @@ def name_paths(paths: Sequence[str]) -> list[str]:
     if len(set(resolved)) < len(paths):
         twice = next(path for path, each in zip(paths, resolved, strict=True) if resolved.count(each) > 1)
         raise ValueError(f"the file {twice} is given twice; give the files of different models")
-    parts = [path.with_suffix("").parts for path in resolved]
+    parts = [path.with_suffix("").parts if path.suffix in ENDINGS else path.parts for path in resolved]
+    if len(set(parts)) < len(parts):  # they differ by their endings
+        parts = [path.parts for path in resolved]
     depth = 1
-    while len({part[-depth:] for part in parts}) < len(parts) and depth < max(map(len, parts)):
+    while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1
-    names = ["/".join(part[-depth:]) for part in parts]
-    return names if len(set(names)) == len(names) else [Path(path).name for path in paths]
+    return ["/".join(part[-depth:]) for part in parts]

@@ -124,6 +124,10 @@ class RewardModule(pl.LightningModule, ABC):
             is a sum of several losses these by name in ``parts``, the same names for every batch.
         """
 
+    def cut_too_long(self) -> None:
+        """From now on score responses over ``max_length`` without their ends; collators made before do not know."""
+        self.score_too_long = "cut"
+
     # ---------------------------------------------------------------------------------------------- the network
     def configure_model(self, weights: bool = True) -> None:
         """Build the network once, in training mode.

@@ -22,6 +22,7 @@ from lit_basereward.data.routing import Route, check_routes
 from lit_basereward.data.sources.base import Source
 from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check_takes
 from lit_basereward.ensemble.evidence import members_by_row
+from lit_basereward.ensemble.folder import digest
 from lit_basereward.ensemble.names import name_paths
 from lit_basereward.modules.base import RewardModule, silence
 from lit_basereward.modules.cost import Cost
@@ -106,8 +107,8 @@ class EnsembleRM(RewardModule):
         loaded = [self._load(name, path) for name, path in self.paths.items()]
         comparable = [each.comparable_across_rows for each in loaded]
         check_takes(self.combiner, dict(zip(self.names, comparable, strict=True)))
-        for member, device in zip(loaded, self.devices or [], strict=bool(self.devices)):
-            member.to(device)
+        for member, device in zip(loaded, self.devices or [self.device] * len(loaded), strict=True):
+            member.to(device)  # who moved the ensemble before its members were there meant them, too
         self.members = nn.ModuleList(loaded).requires_grad_(False).eval()
 
     def _load(self, name: str, path: str) -> RewardModule:
@@ -132,6 +133,12 @@ class EnsembleRM(RewardModule):
         self.configure_model()
         collators = {name: each.collator(training=False) for name, each in zip(self.names, self._loaded, strict=True)}
         return EnsembleCollator(collators, self.routes)
+
+    def cut_too_long(self) -> None:
+        """The same of each member."""
+        self.configure_model()
+        for member in self._loaded:
+            member.cut_too_long()
 
     # -------------------------------------------------------------------------------------------------- scoring
     def score_members(self, batch: Batch) -> Tensor:
@@ -172,7 +179,7 @@ class EnsembleRM(RewardModule):
         scores = self.score_members(batch)
         judges = [n for n, each in zip(self.names, self._loaded, strict=True) if not each.comparable_across_rows]
         self.evidence = members_by_row(scores, batch.row, self.names, judges)
-        return self.combiner.combine(scores, batch.row, self.names)
+        return self.combiner(scores, batch.row, self.names)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Each member prepares its own part while that is on the CPU."""
@@ -226,18 +233,16 @@ class EnsembleRM(RewardModule):
 
     def _check_unseen(self, source: Source, stage: str) -> None:
         """Held-out rows may be those of validation too; what is reported may not."""
-        if origin(source) not in self.combiner.fitted_on.values() or not (
-            stage == "test" or isinstance(source, Benchmark)
-        ):
+        reported = stage == "test" or isinstance(source, Benchmark)
+        fitted_on = self.combiner.fitted_on.values()
+        if not (reported and fitted_on and origin(source) in fitted_on):
             return
         if not self.report_fitted:
             raise ValueError(
                 f"the combiner was fitted on {source.name}, so its figures there say nothing; fit it on other rows, or "
                 "set model.report_fitted: true, which marks the report"
             )
-        self.trainer.print(f"warning: {source.name}: {FITTED_HERE}")
-        if isinstance(source, Benchmark):
-            source.remark(FITTED_HERE)
+        source.remark(FITTED_HERE)
 
     @property
     def partial(self) -> bool:
@@ -263,5 +268,10 @@ def _score(member: RewardModule, part: Batch) -> Tensor:
 
 
 def origin(source: Source) -> str:
-    """What tells rows from others: of a benchmark its file, with its images or without."""
-    return f"{source.suite}:{source.records.fingerprint()}" if isinstance(source, Benchmark) else source.fingerprint()
+    """Where rows are from: the file, whatever settings it is read with, in part or whole, its images blanked or not."""
+    while isinstance(inner := getattr(source, "source", None), Source):
+        source = inner
+    if isinstance(source, Benchmark):
+        return f"{source.suite}:{source.records.fingerprint()}"
+    path = Path(getattr(source, "path", None) or "")
+    return digest(path) if path.is_file() else source.fingerprint()

@@ -188,7 +188,7 @@ class GenerativeRM(Writes, RewardModule):
         self.evidence = _by_row(batch, "votes", votes.long().tolist(), texts)
         for row, unfinished in zip(batch.row[batch.first].tolist(), cut_off, strict=True):
             self.evidence[row]["unfinished"] = self.evidence[row].get("unfinished", 0) + int(unfinished)
-        return vote_log_odds(votes).to(self.device)
+        return vote_log_odds(votes).to(batch.row.device)
 
     def _rounds(self, batch: JudgeBatch) -> list[int]:
         """Votes per order to cast at a time: before more than half are cast nothing is decided, then one by one."""

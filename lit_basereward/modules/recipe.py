@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from lit_basereward.ensemble.combiners import Combiner
+
 
 def class_path(cls: type) -> str:
     """``package.module.Class``"""
@@ -41,7 +43,7 @@ def recipe(value: Any) -> Any:
     if is_dataclass(value):
         arguments = {field.name: recipe(getattr(value, field.name)) for field in fields(value) if field.init}
         return {"class_path": class_path(type(value)), "init_args": arguments}
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | Combiner):
         names = [name for name in inspect.signature(type(value).__init__).parameters if name != "self"]
         missing = [name for name in names if not hasattr(value, name)]
         if not missing:

@@ -74,7 +74,7 @@ class LoadedModel(Model):
         from lit_basereward.scorer import Scorer, load  # which brings Lightning: rules and served models do without
 
         module = load(path, device=device, allow=allow).module
-        module.score_too_long = "cut"  # a long rollout must not end the run
+        module.cut_too_long()  # a long rollout must not end the run
         self.scorer = Scorer(module, device)
         self.comparable_across_rows = module.comparable_across_rows
 

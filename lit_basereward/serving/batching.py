@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_basereward.data.collator import Collator, Item
+from lit_basereward.data.collator import Item
 from lit_basereward.data.types import Preference
 from lit_basereward.scorer import Scorer
 
@@ -124,7 +124,7 @@ class Batcher:
 
     def _job(self, row: Preference, gone: threading.Event) -> Job:
         item = self._own.collator.prepare(0, row)
-        tokens = computed_tokens(self.scorer.collator, item)
+        tokens = self.scorer.collator.computed(item)
         if tokens > self.max_tokens:
             raise row.error(
                 f"has {tokens} tokens with its {len(row.responses)} responses, over max_batch_tokens "
@@ -173,9 +173,3 @@ class Batcher:
                 job.result.set_result(Scored(mine, len(item.prefix), item.lengths, item.truncated))
             else:
                 job.result.set_exception(ArithmeticError(f"the model's rewards are {mine.tolist()}"))
-
-
-def computed_tokens(collator: Collator, item: Item) -> int:
-    """Tokens that the model computes for a row: its prompt once, or in the padded layout for every branch."""
-    prefixes = 1 if collator.layout == "shared" else len(item.branches)
-    return prefixes * len(item.prefix) + sum(map(len, item.branches))

@@ -137,3 +137,23 @@ def test_error_auroc_at_its_ends() -> None:
     assert error_auroc(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([True, False, True])) == 0.5
     with pytest.raises(ValueError, match="NaN"):
         error_auroc(torch.tensor([math.nan]), torch.tensor([True]))
+
+
+def test_rows_of_the_users_own(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Held-out rows as the reported ones: a is right in both, b in neither; means (2, 2) and (0.5, 0.5) are ties.
+
+    They are refused to be fitted on, too; --grouping is not theirs.
+    """
+    files = [argument for name in "ab" for argument in ("--rewards", str(place / f"held_{name}.jsonl"))]
+    given = ["report", "rows", "--data", str(place / "held.jsonl"), *files, "--output", str(place)]
+    main([*given, "--combine", "mean"])
+    found = json.loads((place / "report.json").read_text())
+    assert (found["overall"], found["ties"], found["model"]) == (0.0, 2, "mean of held_a, held_b")
+    assert [found["ensemble"]["members"][f"held_{name}"]["overall"] for name in "ab"] == [1.0, 0.0]
+    fit = ["--fit_on", str(place / "held.jsonl")]
+    fit += [argument for name in "ab" for argument in ("--fit_rewards", str(place / f"held_{name}.jsonl"))]
+    for wrong, message in ((["--combine", "accuracy_weighted", *fit], "is the file that is reported"),
+                           (["--grouping", "pre_fix"], "rows has one grouping only")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main([*given, *wrong])
+        assert message in capsys.readouterr().err

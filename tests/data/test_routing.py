@@ -37,3 +37,9 @@ def test_unknown_and_no_members_are_refused():
         check_routes([Route(["a"]), Route(["d"])], NAMES)
     with pytest.raises(ValueError, match="route 1 names no members"):
         check_routes([Route([])], NAMES)
+
+
+def test_unknown_modality_is_refused():
+    """It would fit no row, without a word."""
+    with pytest.raises(ValueError, match="modality is 'images'; accepted: text, image"):
+        When(modality="images")

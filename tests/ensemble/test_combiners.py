@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from user_combiner import Broken, Trimmed
 
 from lit_basereward.ensemble.combiners import (
     AccuracyWeighted,
@@ -148,3 +149,12 @@ def test_mistakes_are_told():
         StandardisedMean().fit(torch.stack([HELD[0], torch.ones(4)]), HELD_ROW, HELD_RATINGS, NAMES)
     with pytest.raises(ValueError, match="number >= 0"):
         LowerConfidenceBound(k=-1.0)
+
+
+def test_what_a_combiner_gives_is_looked_at():
+    """A reward too few, and NaN: an error that names the combiner."""
+    with pytest.raises(ValueError, match=r"combiner Broken gave \[3\] for 4 responses"):
+        Broken()(SCORES, ROW, NAMES)
+    with pytest.raises(ValueError, match="combiner Trimmed gave NaN or infinity for 4 responses"):
+        Trimmed()(torch.full((2, 4), NAN), ROW, NAMES)
+    close(Trimmed(0.5)(SCORES, ROW, NAMES), [0.25, 0.5, 1.75, 2.0])

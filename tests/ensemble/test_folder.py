@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import user_combiner
 import yaml
 
-from lit_basereward import load
+from lit_basereward import EnsembleRM, load
+from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.calibrate import calibrate
 from lit_basereward.cli import main
-from lit_basereward.ensemble.fitting import draw, ensemble
-from lit_basereward.ensemble.folder import FILE
+from lit_basereward.data.sources.blank import BlankImages
+from lit_basereward.data.sources.jsonl import JSONLSource
+from lit_basereward.ensemble.fitting import draw, ensemble, marked
+from lit_basereward.ensemble.folder import FILE, write_ensemble
+from lit_basereward.modules.ensemble import origin
+from lit_basereward.modules.recipe import recipe
 from lit_basereward.testing import ListSource, preferences
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
@@ -101,7 +107,9 @@ def test_fit_write_load_and_refuse(config, tmp_path, capsys):
         main(seen)
     assert "was fitted on held" in capsys.readouterr().err
     main([*seen, "--model.report_fitted", "true"])
-    assert "fitted on these very rows" in capsys.readouterr().out
+    assert "fitted on these very rows" in capsys.readouterr().err
+    assert "fitted on these very rows" in json.loads((home / "seen/report.json").read_text())["remarks"][0]
+    assert "fitted on these very rows" in (home / "seen/report.html").read_text()
 
     with (home / "text.ckpt").open("ab") as file:
         file.write(b" ")
@@ -125,6 +133,63 @@ def test_calibration_is_stored_and_loaded(config, members, tmp_path):
     rewards = scorer.score("row", ["a", "b"])
     expected = torch.sigmoid((rewards - fitted.offset) / fitted.temperature)
     torch.testing.assert_close(scorer.probability(rewards), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_calibrated_copy_finds_the_members(config, tmp_path):
+    """In a folder at another depth; a config is refused before anything is scored."""
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] |= {"combiner": {"class_path": "lit_basereward.ensemble.Mean"}}
+    Path(config).write_text(yaml.safe_dump(content))
+    folder, copy = ensemble(config, str(tmp_path / "ens")), tmp_path / "deep/down/copy"
+    held = rows_file(tmp_path / "held.jsonl", 1)
+    calibrate(str(folder), held, output=str(copy), device="cpu")
+    assert load(copy, "cpu").calibration is not None and load(folder, "cpu").calibration is None
+    with pytest.raises(ValueError, match="holds an ensemble already"):
+        calibrate(str(folder), held, output=str(copy), device="cpu")
+    with pytest.raises(ValueError, match="is a config"):
+        calibrate(config, str(tmp_path / "none.jsonl"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda path: JSONLSource(path, limit=2),
+        lambda path: JSONLSource(path, image_root="/", name="other"),
+        lambda path: BlankImages(JSONLSource(path)),
+        SourceRows,
+    ],
+)
+def test_rows_are_known_by_their_file(source, tmp_path):
+    """However they are read; a second file of the same name is another."""
+    first, second = (tmp_path / name / "held.jsonl" for name in "ab")
+    for seed, path in enumerate((first, second)):
+        path.parent.mkdir()
+        rows_file(path, seed)
+    wrapped = source(str(first)) if source is not SourceRows else SourceRows(JSONLSource(str(first)))
+    assert origin(wrapped) == origin(JSONLSource(str(first))) != origin(JSONLSource(str(second)))
+
+
+def test_all_files_are_remembered_that_have_one_name(config, tmp_path):
+    """Fitted on a/held.jsonl and b/held.jsonl: both are known as seen."""
+    files = []
+    for seed, name in enumerate("ab", 1):
+        (tmp_path / name).mkdir()
+        files.append(rows_file(tmp_path / name / "held.jsonl", seed))
+    folder = ensemble(config, str(tmp_path / "ens"), fit_on=files)
+    seen = json.loads((folder / FILE).read_text())["hyper_parameters"]["combiner"]["init_args"]["fitted_on"]
+    assert seen == {"held": origin(JSONLSource(files[0])), "held_2": origin(JSONLSource(files[1]))}
+
+
+def test_a_combiner_of_the_users_own(members, tmp_path):
+    """A class that is no dataclass is written with its arguments, and read back where it is allowed."""
+    combiner = user_combiner.Trimmed(share=0.25)
+    folder = write_ensemble(EnsembleRM({"qwen": members["qwen"]}, combiner), tmp_path / "ens").parent
+    with pytest.raises(ValueError, match=r"names the class user_combiner\.Trimmed"):
+        load(folder, "cpu")
+    assert load(folder, "cpu", allow=["user_combiner"]).module.combiner.share == 0.25
+    fitted = marked(user_combiner.Fitted(), {"held": "abc"})
+    assert fitted.fitted_on == {"held": "abc"} and recipe(fitted)["init_args"] == {"fitted_on": {"held": "abc"}}
+    assert marked(combiner, {"held": "abc"}) is combiner
 
 
 def test_validate_from_yaml_and_refusal_to_fit(config, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
@@ -17,9 +19,11 @@ class Source(Dataset[Preference], ABC):
 
     Attributes:
         name: the key in tables, logs and ``results.json``.
+        remarks: what a reader of figures on these rows must know.
     """
 
     name: str = ""
+    remarks: Sequence[str] = ()
 
     def prepare(self) -> None:
         """Download or convert; called once, on one process, before anything is read. Default: nothing."""
@@ -36,6 +40,25 @@ class Source(Dataset[Preference], ABC):
             RowError: if the row is bad; the message names file, row and mend.
         """
 
+    def remark(self, text: str) -> None:
+        """Warn of what a reader of figures on these rows must know; the report repeats it below its tables."""
+        if text not in self.remarks:
+            self.remarks = [*self.remarks, text]
+            print(f"warning: {self.name}: {text}", file=sys.stderr)
+
     def fingerprint(self) -> str:
         """Changes when the rows change: `predict` refuses to resume over another. Default: name and size."""
         return f"{type(self).__name__}:{self.name}:{len(self)}"
+
+
+def unique_names(sources: Sequence[Source]) -> list[str]:
+    """Names of sources, made unique: the second ``pairs`` is ``pairs_2``."""
+    names: list[str] = []
+    for source in sources:
+        name = plain = source.name or type(source).__name__
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{plain}_{number}"
+        names.append(name)
+    return names

@@ -129,7 +129,7 @@ class CorpusSource(Source, ABC):
 
     def fingerprint(self) -> str:
         """Follows the content and the settings that change rows, not the name or the place."""
-        places = ("path", "name", "limit", "split", "revision")
+        places = ("path", "name", "limit", "split", "revision", "remarks")
         settings = {key: value for key, value in vars(self).items() if key not in places and key[0] != "_"}
         parts = [type(self).__qualname__, self.records.fingerprint(), settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
