@@ -28,6 +28,7 @@ from lit_basereward.ensemble.combiners import (
     Mean,
     Minimum,
     StandardisedMean,
+    check_fits,
     check_takes,
 )
 from lit_basereward.ensemble.folder import digest
@@ -106,6 +107,7 @@ def fit_on_files(
     Raises:
         ValueError: if the files do not fit together, or the rows are the benchmark's.
     """
+    check_fits(combiner)
     if len(rewards) != len(names):
         raise ValueError(f"{len(names)} rewards files, but {len(rewards)} fit_rewards; give what each gave {fit_on}")
     if not Path(fit_on).exists():
@@ -119,7 +121,7 @@ def fit_on_files(
             )
         benchmark.remark(FITTED_HERE)
         held = benchmark
-    files = {name: read_rewards(path, held) for name, path in zip(names, rewards, strict=True)}
+    files = {name: read_rewards(path, held, member=True) for name, path in zip(names, rewards, strict=True)}
     scores, row = _matrix(held, files, routes)
     return combiner.fit(scores, row, _ratings(held), names)
 

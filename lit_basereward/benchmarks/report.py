@@ -151,9 +151,11 @@ def report(
         raise ValueError(f"there is no folder {image_root}; correct --image_root or leave it out")
     benchmark = _open(suite, data, image_root, grouping)
     names = model_names(rewards, most=None if combine else 2)
-    files = {name: read_rewards(path, benchmark) for name, path in zip(names, rewards, strict=True)}
+    files = {name: read_rewards(path, benchmark, bool(combine)) for name, path in zip(names, rewards, strict=True)}
     if combine:
         combiner: Combiner = COMBINERS[combine]()
+        if fit_on is None and (fit_rewards or force):
+            raise ValueError("fit_rewards and force are of held-out rows; give these as --fit_on, or leave them out")
         if fit_on is not None:
             combiner = fit_on_files(combiner, benchmark, names, fit_on, fit_rewards or [], routes or [], force)
             print(f"combiner: {combiner}\n")

@@ -55,7 +55,7 @@ class _Row:
     responses: int
 
 
-def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
+def read_rewards(path: str | Path, benchmark: Benchmark, member: bool = False) -> RewardsFile:
     """Read one JSON object a line, one line for every entry of the benchmark, in its order.
 
     - ``{"rewards": [r1, r2, ...]}`` in the entry's own order of responses, finite numbers
@@ -73,6 +73,8 @@ def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
     Args:
         path: JSON lines.
         benchmark: that the rewards are of.
+        member: the model is a member of an ensemble, in which an entry that it failed on is not simply wrong: no
+            warning of those.
 
     Raises:
         ValueError: if there are more or fewer lines, or one is not as said; names file, line and mend.
@@ -97,7 +99,7 @@ def read_rewards(path: str | Path, benchmark: Benchmark) -> RewardsFile:
         return RewardsFile(path, votes.rewards(), any(text_only), 0, votes, Account(comparable_across_rows=False))
     given = [_rewards(record, row, place) for record, row, place in zip(records, rows, where, strict=True)]
     failed = sum(record["rewards"] is None for record in records)
-    if failed:
+    if failed and not member:
         print(
             f"warning: {path} has no rewards in {failed:,} of {len(rows):,} lines; they count as wrong", file=sys.stderr
         )

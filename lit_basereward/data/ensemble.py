@@ -58,7 +58,10 @@ class EnsembleCollator(Collator):
 
     def estimate(self, rows: Scan) -> np.ndarray:
         """See :meth:`Collator.estimate`: of all members together, as if each voted on every row."""
-        return np.sum([each.estimate(rows) for each in self.members], axis=0, dtype=np.float32)
+        total = np.zeros(len(rows), np.float32)
+        for each in self.members:
+            total += each.estimate(rows)
+        return total
 
     def remark(self, rows: Scan, used: np.ndarray) -> str:
         """What each member has to say."""

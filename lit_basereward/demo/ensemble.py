@@ -29,11 +29,13 @@ def run(folder: Path) -> None:
     for seed, (name, settings) in enumerate(MEMBERS.items()):
         place = ["--trainer.default_root_dir", str(folder / name), "--trainer.logger.save_dir", str(folder / name)]
         given = ["--config", CONFIG, "--seed_everything", str(seed), *settings, *place]
-        if (folder / name / "checkpoints" / "best.ckpt").exists():
+        done = folder / name / "trained"  # a run that was interrupted has checkpoints, too
+        if done.exists():
             step(f"member {name} is trained already: {folder / name}")
             continue
         step(f"training member {name}: python -m lit_basereward fit {' '.join(given)}")
         main(["fit", *given])
+        done.touch()
     members = {name: str(folder / name / "checkpoints" / "best.ckpt") for name in MEMBERS}
     test = ["--config", ENSEMBLE, "--model.members", json.dumps(members), "--trainer.default_root_dir", str(folder)]
     step(f"testing the ensemble on held-out rows: python -m lit_basereward test {' '.join(test)}")

@@ -268,6 +268,12 @@ class LowerConfidenceBound(_Pessimist):
         return weighted_mean(scores, torch.ones(len(scores))) - self.k * disagreement(scores)
 
 
+def check_fits(combiner: Combiner) -> None:
+    """Refuse held-out rows for a combiner that they would leave as it is."""
+    if type(combiner).fit is Combiner.fit:
+        raise ValueError(f"the combiner {type(combiner).__name__} has nothing to fit; leave fit_on out")
+
+
 def check_takes(combiner: Combiner, comparable: Mapping[str, bool]) -> None:
     """Refuse members whose scores mean something inside their row only, where the combiner compares over rows.
 
@@ -290,7 +296,8 @@ def _check_fitted(combiner: Combiner, state: dict[str, float], names: Sequence[s
     if not state:
         raise ValueError(
             f"the combiner {type(combiner).__name__} is to be fitted first: `python -m lit_basereward ensemble "
-            "--fit_on HELD_OUT.jsonl` does it and writes the ensemble; Mean needs no fitting"
+            "--fit_on HELD_OUT.jsonl` does it and writes the ensemble, and so do fit_on and fit_rewards of `report`; "
+            "Mean needs no fitting"
         )
     if set(state) != set(names):
         raise ValueError(

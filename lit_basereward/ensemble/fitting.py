@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lit_basereward.data.sources.base import Source, unique_names
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import Preference, RowError
-from lit_basereward.ensemble.combiners import Combiner
+from lit_basereward.ensemble.combiners import Combiner, check_fits
 from lit_basereward.ensemble.folder import FILE, is_ensemble, open_ensemble, write_ensemble
 from lit_basereward.modules.ensemble import EnsembleRM, origin
 from lit_basereward.scorer import Scorer
@@ -57,6 +57,7 @@ def ensemble(
         raise ValueError(f"config {config!r} is no ensemble; give a YAML file, or the folder of one")
     module = open_ensemble(config, allow or [])
     if fit_on:
+        check_fits(module.combiner)
         sources = [JSONLSource(each) if isinstance(each, str) else each for each in fit_on]
         module.combiner = fit(Scorer(module, device), sources, num_rows, seed, batch_size)
         module.calibration = None  # that of another combiner

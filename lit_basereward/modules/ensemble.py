@@ -107,7 +107,7 @@ class EnsembleRM(RewardModule):
         loaded = [self._load(name, path) for name, path in self.paths.items()]
         comparable = [each.comparable_across_rows for each in loaded]
         check_takes(self.combiner, dict(zip(self.names, comparable, strict=True)))
-        for member, device in zip(loaded, self.devices or [self.device] * len(loaded), strict=True):
+        for member, device in zip(loaded, self.devices or [str(self.device)] * len(loaded), strict=True):
             member.to(device)  # who moved the ensemble before its members were there meant them, too
         self.members = nn.ModuleList(loaded).requires_grad_(False).eval()
 
@@ -227,17 +227,16 @@ class EnsembleRM(RewardModule):
             raise ValueError(f"trainer.precision {precision} is not for ensembles; use one of {', '.join(_PRECISIONS)}")
         self.combiner.check(self.names)
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and stage in ("validate", "test"):
-            for source in data.sources({"validate": "val", "test": "test"}[stage]):
-                self._check_unseen(source, stage)
+        for source in data.sources("val" if stage == "validate" else stage) if data is not None else []:
+            self._check_unseen(source, stage)
 
     def _check_unseen(self, source: Source, stage: str) -> None:
-        """Held-out rows may be those of validation too; what is reported may not."""
-        reported = stage == "test" or isinstance(source, Benchmark)
+        """Held-out rows may be those of validation too; what is reported may not, and what is predicted is told."""
+        reported = stage != "validate" or isinstance(source, Benchmark)
         fitted_on = self.combiner.fitted_on.values()
         if not (reported and fitted_on and origin(source) in fitted_on):
             return
-        if not self.report_fitted:
+        if not self.report_fitted and stage != "predict":
             raise ValueError(
                 f"the combiner was fitted on {source.name}, so its figures there say nothing; fit it on other rows, or "
                 "set model.report_fitted: true, which marks the report"

@@ -141,7 +141,7 @@ class ModelReward(_FromModel):
     """A reward model's reward, raw as in the paper unless told otherwise.
 
     Args:
-        model: checkpoint, export, or ``http(s)://`` URL of a served model.
+        model: checkpoint, export, ensemble, or ``http(s)://`` URL of a served model.
         rule: finds the ``accuracy`` that is logged beside it; None is ``RuleReward`` as it is.
         standardize: take log-odds of being good, ``(r - offset) / T`` by the model's calibration, so that models of
             different scales can be summed and clipped alike.
@@ -198,7 +198,8 @@ class HybridReward(_FromModel):
     calibration: the probability that the response is good (our choice).
 
     Args:
-        model: checkpoint, export, or ``http(s)://`` URL of a served model; with a calibration that has an offset.
+        model: checkpoint, export, ensemble, or ``http(s)://`` URL of a served model; with a calibration that has an
+            offset.
         rule: what is right; None is ``RuleReward`` as it is.
         device: where the model computes; None is this process's GPU, else the CPU.
         allow: modules of yours whose classes the checkpoint may name.

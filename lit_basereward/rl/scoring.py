@@ -59,7 +59,7 @@ class Model(ABC):
 
 
 class LoadedModel(Model):
-    """A checkpoint or export in this process. Responses over its ``max_length`` are cut, not refused.
+    """A checkpoint, export or ensemble in this process. Responses over its ``max_length`` are cut, not refused.
 
     Args:
         path: as in :func:`lit_basereward.load`.

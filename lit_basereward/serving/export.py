@@ -17,6 +17,7 @@ from torch import Tensor
 
 import lit_basereward
 from lit_basereward.data.templates import Template
+from lit_basereward.ensemble.folder import is_ensemble
 from lit_basereward.modules.recipe import recipe
 from lit_basereward.nn.backbone import Backbone, part_of
 from lit_basereward.nn.heads import MLPHead
@@ -75,6 +76,8 @@ def export(
         raise ValueError(f"output {output!r} is there already; name a new folder, or remove it first")
     if (Path(ckpt_path) / RECIPE).exists():
         raise ValueError(f"{ckpt_path!r} is an export already; give the checkpoint that it was made from")
+    if is_ensemble(ckpt_path):
+        raise ValueError(f"{ckpt_path!r} is an ensemble; export its members, and name the exports as its members")
     if adapter_only and dtype != "float32":
         raise ValueError(f"adapters are written in float32, as they were trained: leave out dtype {dtype}")
     figures, template = read_results(results), card_template(card)

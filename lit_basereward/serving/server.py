@@ -40,7 +40,7 @@ def serve(
     accepted is answered; a second one at once.
 
     Args:
-        model: a ``.ckpt`` file, or a folder that ``export`` has written.
+        model: a ``.ckpt`` file, a folder that ``export`` has written, or an ensemble: its folder or YAML.
         host: address to listen on. Others than this machine see the default, 127.0.0.1, not.
         port: to listen on; 0 takes a free one.
         token: that callers must show as bearer token. Others see the command line, so better give it in the

@@ -83,7 +83,8 @@ def test_routes_keep_a_row_from_a_member(place: Path, capsys: pytest.CaptureFixt
     """
     with pytest.raises(SystemExit):
         report(place, "abc", "--combine", "mean")
-    assert "c.jsonl has no rewards of" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "c.jsonl has no rewards of" in told and "count as wrong" not in told
     found = report(place, "abc", "--combine", "mean", "--routes", "[{when: {modality: image}, members: [a, b]}]")
     assert found["overall"] == 1.0 and found["ensemble"]["members"]["c"]["entries"] == 3
 
@@ -152,8 +153,12 @@ def test_rows_of_the_users_own(place: Path, capsys: pytest.CaptureFixture) -> No
     assert [found["ensemble"]["members"][f"held_{name}"]["overall"] for name in "ab"] == [1.0, 0.0]
     fit = ["--fit_on", str(place / "held.jsonl")]
     fit += [argument for name in "ab" for argument in ("--fit_rewards", str(place / f"held_{name}.jsonl"))]
-    for wrong, message in ((["--combine", "accuracy_weighted", *fit], "is the file that is reported"),
-                           (["--grouping", "pre_fix"], "rows has one grouping only")):  # fmt: skip
+    for wrong, message in (
+        (["--combine", "accuracy_weighted", *fit], "is the file that is reported"),
+        (["--combine", "mean", *fit], "Mean has nothing to fit"),
+        (["--combine", "mean", *fit[2:]], "give these as --fit_on"),
+        (["--grouping", "pre_fix"], "rows has one grouping only"),
+    ):
         with pytest.raises(SystemExit):
             main([*given, *wrong])
         assert message in capsys.readouterr().err

@@ -16,7 +16,7 @@ from lit_basereward.testing import ListSource, preferences
 
 
 def rows() -> list[Preference]:
-    """Seven, so that on two devices with two at a time one computes a filler; every third row has no image."""
+    """Seven, so that on two devices with one at a time one computes a filler; every third row has no image."""
     return preferences(5, responses=(2, 3, 2, 4, 2, 2, 3))
 
 
@@ -25,7 +25,7 @@ def evaluate(members: dict[str, str], place: str, **options: Any) -> list[int]:
     routes = [Route([name for name in members if name != "text"], When(modality="image"))]
     module = EnsembleRM(members, routes=routes)
     source = ListSource(rows())
-    data = PreferenceDataModule(test=source, predict=source, eval_batch_size=2)
+    data = PreferenceDataModule(test=source, predict=source, eval_batch_size=1)
     writer = PredictionWriter(str(Path(place) / "predictions.jsonl"))
     runner = rank_runs.trainer(place, callbacks=[writer], **options)
     runner.test(module, data, verbose=False)

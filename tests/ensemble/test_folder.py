@@ -110,6 +110,9 @@ def test_fit_write_load_and_refuse(config, tmp_path, capsys):
     assert "fitted on these very rows" in capsys.readouterr().err
     assert "fitted on these very rows" in json.loads((home / "seen/report.json").read_text())["remarks"][0]
     assert "fitted on these very rows" in (home / "seen/report.html").read_text()
+    place = ["--predictions.path", f"{home}/seen.jsonl"]
+    main(["predict", *QUIET, "--ckpt_path", str(folder), "--data.predict", held, *place])
+    assert "fitted on these very rows" in capsys.readouterr().err
 
     with (home / "text.ckpt").open("ab") as file:
         file.write(b" ")

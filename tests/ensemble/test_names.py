@@ -12,7 +12,7 @@ from lit_basereward.ensemble.names import name_paths
     [
         (["a/best.ckpt", "b/best.ckpt"], ["a/best", "b/best"]),
         (["x.ckpt", "y.jsonl"], ["x", "y"]),
-        (["models/qwen2.5-vl", "models/qwen2.0-vl"], ["qwen2.5-vl", "qwen2.0-vl"]),  # folders, whose dots are theirs
+        (["models/qwen2.5-vl", "models/intern"], ["qwen2.5-vl", "intern"]),  # of folders a dot is theirs
         (["a/x.ckpt", "a/x.json"], ["x.ckpt", "x.json"]),
         (["a/x.ckpt", "a/x.json", "b/x.ckpt"], ["a/x.ckpt", "a/x.json", "b/x.ckpt"]),
     ],
