@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from lit_basereward import CriticRM, EnsembleRM, GenerativeRM, Scorer, load
 from lit_basereward.cli import main
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.routing import Route, When
+from lit_basereward.data.scan import scan
 from lit_basereward.data.types import Message, Preference
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.nn.backbone import Backbone
@@ -154,3 +156,14 @@ def test_critic_and_judge_as_members(members, backbone_folder, tmp_path):
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert set(report["ensemble"]["members"]) == set(paths) and report["diagnostics"]["distribution"] is None
     assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 4
+
+
+def test_what_rows_cost_and_lack_is_asked_of_all_members(members, backbone_folder, tmp_path):
+    """The estimates' sum, and a judge's remark of rows that have one response alone, with its name."""
+    judge = save(GenerativeRM(Backbone(backbone_folder("qwen2"), max_length=2048)), tmp_path / "judge.ckpt")
+    both = {"text": members["text"], "judge": judge}
+    rows = scan(ListSource(preferences(images=False, responses=(2, 1, 3))), "rows", "raise")
+    collators = [load(path, "cpu").collator for path in both.values()]
+    whole = EnsembleRM(both).collator(False)
+    assert whole.estimate(rows).tolist() == pytest.approx(sum(each.estimate(rows) for each in collators).tolist())
+    assert whole.remark(rows, np.arange(3)) == "member judge: 1 of 3 rows have one response: a judge compares two"
