@@ -16,10 +16,12 @@ from lit_basereward.calibrate import calibrate
 from lit_basereward.cli import main
 from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.sources.jsonl import JSONLSource
+from lit_basereward.doctor.run import doctor
 from lit_basereward.ensemble.fitting import draw, ensemble, marked
 from lit_basereward.ensemble.folder import FILE, write_ensemble
 from lit_basereward.modules.ensemble import origin
 from lit_basereward.modules.recipe import recipe
+from lit_basereward.serving.export import export
 from lit_basereward.testing import ListSource, preferences
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
@@ -193,6 +195,24 @@ def test_a_combiner_of_the_users_own(members, tmp_path):
     fitted = marked(user_combiner.Fitted(), {"held": "abc"})
     assert fitted.fitted_on == {"held": "abc"} and recipe(fitted)["init_args"] == {"fitted_on": {"held": "abc"}}
     assert marked(combiner, {"held": "abc"}) is combiner
+
+
+def test_tools_for_one_model_say_so(config, tmp_path):
+    """Before any member is read; so does fitting a combiner that has nothing to fit."""
+    with pytest.raises(ValueError, match="export its members"):
+        export(config, str(tmp_path / "exported"))
+    for arguments in ({"ckpt_path": config}, {"config": [config]}):
+        with pytest.raises(ValueError, match="one of its members at a time"):
+            doctor(**arguments)
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] |= {
+        "combiner": {"class_path": "lit_basereward.ensemble.Mean"},
+        "members": {"a": "no"},
+    }
+    content["model"]["init_args"]["routes"] = []
+    Path(config).write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="Mean has nothing to fit"):
+        ensemble(config, str(tmp_path / "ens"), fit_on=["none.jsonl"])
 
 
 def test_validate_from_yaml_and_refusal_to_fit(config, tmp_path, capsys):
