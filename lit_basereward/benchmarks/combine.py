@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lit_basereward.benchmarks.base import Benchmark
-from lit_basereward.benchmarks.evidence import COST, Account
+from lit_basereward.benchmarks.evidence import COST, Account, Evidence
 from lit_basereward.benchmarks.rewards import RewardsFile, read_rewards
 from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.data.routing import Route, check_routes, voters
@@ -66,11 +66,12 @@ def combine_files(
     scores, row = _matrix(benchmark, files, routes)
     combined = combiner(scores, row, names).double()
     sizes = [len(entry.responses) for entry in benchmark.entries]
-    evidence = [
+    evidence: list[Evidence] = [
         {"members": {n: own.tolist() for n, own in zip(names, part, strict=True) if not own.isnan().any()}}
         for part in scores.split(sizes, dim=1)
     ]
-    costs = [file.account.cost for file in files.values()]
+    costs = {name: file.account.cost for name, file in files.items()}
+    share = {name: sum(name in each["members"] for each in evidence) / len(evidence) for name in names}
     return RewardsFile(
         Path(),
         [part.numpy() for part in combined.split(sizes)],
@@ -78,7 +79,9 @@ def combine_files(
         failed=0,
         account=Account(
             evidence,
-            cost={key: math.fsum(cost[key] for cost in costs) for key in COST} if all(costs) else {},
+            cost={key: math.fsum(cost[key] * share[name] for name, cost in costs.items()) for key in COST}
+            if all(costs.values())
+            else {},
             comparable_across_rows=all(file.account.comparable_across_rows for file in files.values()),
         ),
     )
@@ -131,8 +134,9 @@ def _matrix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[M, N] rewards, NaN where a model does not vote, and [N] the entry of each response."""
     columns = []
+    blind = all(file.text_only for file in files.values())  # as a run without the images goes by its text
     for e, entry in enumerate(benchmark.entries):
-        modality: Literal["text", "image"] = "image" if benchmark.has_images(e) else "text"
+        modality: Literal["text", "image"] = "image" if benchmark.has_images(e) and not blind else "text"
         votes = voters(routes, list(files), modality, entry.group, benchmark.name)
         block = np.full((len(files), len(entry.responses)), np.nan)
         for m, file in enumerate(files.values()):

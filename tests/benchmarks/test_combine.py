@@ -89,6 +89,22 @@ def test_routes_keep_a_row_from_a_member(place: Path, capsys: pytest.CaptureFixt
     assert found["overall"] == 1.0 and found["ensemble"]["members"]["c"]["entries"] == 3
 
 
+def test_what_an_ensemble_costs_and_sees(place: Path) -> None:
+    """2 forwards a row of a, and 4 in the three of four rows on which c votes: 2 + 4 * 3/4 = 5 a row.
+
+    Where both ran on texts alone the route for images fits no row, so c votes on all four, as it would in one run.
+    """
+    routes = ["--routes", "[{when: {modality: image}, members: [a]}]"]
+    for extra, forwards, entries in (({}, 5.0, 3), ({"text_only": True}, 6.0, 4)):
+        for name, rewards, each in (("a", A, 2.0), ("c", [*C[:3], [1, 0]], 4.0)):
+            cost = {"forwards": each, "generated_tokens": 0, "seconds": 0.5}
+            lines = [{"rewards": given, "cost": cost, **extra} for given in rewards]
+            (place / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = report(place, "ac", "--combine", "mean", *routes)
+        assert found["cost"]["forwards"] == forwards
+        assert found["ensemble"]["members"]["c"]["entries"] == entries
+
+
 def test_weights_from_held_out_rows(place: Path, capsys: pytest.CaptureFixture) -> None:
     """On the held-out rows a is right twice and b never: weights 1 and 0, so the ensemble is a: 3/4.
 
