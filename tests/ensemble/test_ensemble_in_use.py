@@ -141,7 +141,7 @@ def test_critic_and_judge_as_members(members, backbone_folder, tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     given = [*CLI, "--config", config(tmp_path / "ensemble.yaml", paths)]
     places = ["--predictions.path", f"{tmp_path}/p.jsonl", "--predictions.preferences", f"{tmp_path}/pairs.jsonl"]
-    main(["predict", *given, "--data.predict", str(file), *places])
+    main(["predict", *given, "--data.predict", str(file), *places, "--trainer.default_root_dir", str(tmp_path)])
     main(["test", *given, "--data.test", str(file), "--trainer.default_root_dir", str(tmp_path / "run")])
     alone = {name: load(path, "cpu") for name, path in paths.items()}
     predicted, tested = (
