@@ -29,7 +29,7 @@ class RuleReward(Reward):
     Args:
         form: ``any`` of these places, or only ``boxed`` or ``tagged``: then an answer elsewhere counts as none.
         tolerance: relative, for numbers; whole numbers without a unit have to be hit.
-        maths: compare formulas as well, which takes math-verify (extra ``rl``).
+        maths: compare formulas as well, which takes math-verify (extra ``rl``) and the main thread.
     """
 
     def __init__(self, form: Form = "any", tolerance: float = 1e-3, maths: bool = False) -> None:
@@ -38,7 +38,7 @@ class RuleReward(Reward):
         self.form, self.tolerance, self.maths = form, tolerance, maths
 
     def prepare(self) -> None:
-        """Raise ``ValueError`` where math-verify is needed and not there."""
+        """Raise ``ValueError`` where math-verify is needed and not there, or not in the main thread."""
         if self.maths:
             check_formulas()
 
@@ -56,6 +56,8 @@ class RuleReward(Reward):
 
     def right(self, completion: str, sample: Sample) -> bool:
         """Whether a completion has the sample's answer."""
+        if self.maths:
+            check_formulas()  # now, not at the first formula of a long run
         given = extract(completion, self.form)
         if given is None:
             return False

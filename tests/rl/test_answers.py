@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
-from lit_basereward.rl.answers import Answer, extract, matches, options_of, quantity, same_formula
+from lit_basereward.rl.answers import Answer, extract, matches, options_of, same_formula
+from lit_basereward.rl.quantities import quantity
 
 
 @pytest.mark.parametrize(
@@ -23,13 +27,15 @@ from lit_basereward.rl.answers import Answer, extract, matches, options_of, quan
         ("The answer is 3. No: the answer is 4.", "4.", True),
         ("It shows a cat.\nA cat.", "A cat.", False),  # else the last line
         (r"<think>\boxed{3}</think>Four.", "Four.", False),  # thoughts are no answer
+        (r"\boxed{a\\}", r"a\\", True),  # an escaped backslash escapes no brace
+        ("<answer>3<answer>4</answer> <answer>5", "4", True),  # of a tag that never ends nothing is taken
     ],
 )
 def test_extract(completion, text, marked):
     assert extract(completion) == Answer(text, marked)
 
 
-@pytest.mark.parametrize("completion", ["", " \n", "<think>It may be 4."])
+@pytest.mark.parametrize("completion", ["", " \n", "<think>It may be 4.", "<think>a</think><think>It may be 4."])
 def test_no_answer(completion):
     assert extract(completion) is None
 
@@ -57,6 +63,12 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         (r"\boxed{\text{Cat}}", "cat", True),
         ("a caterpillar", "cat", False),
         ("", "four", False),
+        ("I do not think it is four.", "four", False),
+        ("Yes, it is.", "yes", True),
+        ("The answer is no, because", "No", True),
+        ("No cats are there", "no", False),
+        ("It is yes.", "yes", True),
+        ("No, yes is wrong", "yes", False),
         # choices: the letter, or the option's text
         ("B", "B", True),
         ("(B)", "B", True),
@@ -70,6 +82,13 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         ("B. a cat", "A", False),  # the letter decides
         ("A", "B", False),
         ("A dog", "B", True),  # an article, not a letter
+        ("The answer is B because it barks", "B", True),
+        ("So B is correct.", "B", True),
+        ("B is not correct.", "B", False),
+        (r"\boxed{\text{(B) a dog}}", "B", True),
+        ("The answer is not A but B", "A", False),
+        ("It is not option B.", "B", False),
+        ("It can't be option B", "B", False),
         ("<answer>C</answer>", "(C) 12 cm", True),
         ("12 cm", "C. 12 cm", True),
         # numbers
@@ -85,9 +104,26 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         ("1.2e3", "1200", True),
         (r"$1.2 \times 10^{3}$", "1200", True),
         ("1/0", "1", False),
+        ("1e999", "1", False),
+        (r"2 \times 10^{400}", "1", False),  # more than a float holds
+        ("It is not 4.", "4", False),
+        ("I don't think there are 4 dogs", "4", False),
+        ("There are not 3 but 4", "4", True),
+        ("No, there are 4", "4", True),
+        ("3\u00b2", "32", False),  # 3 squared
+        (r"\boxed{3\frac{1}{2}}", "3.5", True),
+        ("3\u00bd", "3.5", True),
+        ("-3 1/2", "-3.5", True),
+        ("\u20135", "-5", True),  # a dash for a minus
+        ("\uff11\uff12", "12", True),
         # units
         ("350 cm", "3.5 m", True),
         ("3.5", "3.5 m", True),  # the unit left out
+        ("30", "30 mm", True),  # is the true one's, whatever its base unit is
+        ("0.03", "30 mm", False),
+        ("30 mm", "30", True),
+        ("2 hours", "7200", False),
+        ("3.0 cm", "30 mm", True),
         ("3.5 kg", "3.5 m", False),
         ("2 hours", "120 min", True),
         ("36 km/h", "10 m/s", True),
@@ -118,6 +154,21 @@ def test_options():
     assert options_of(CHOICES) == {"A": "a cat", "B": "a dog", "C": "12 cm"}
 
 
+@pytest.mark.parametrize(
+    "piece",
+    ["word ", "a", r"\boxed{", "<answer>", " ", "9", "234,", "1 ", "answer ", r"\text{", "is ", ".", "not ", "A. "],
+)
+def test_long_completions_take_no_longer_than_their_length(piece):
+    """One piece, 300,000 characters of it on a line: patterns that try again from each place would take hours, where a
+    second is enough (a generous 20 here, so that this times nothing but hanging)."""
+    text = f"x{piece * (300_000 // len(piece))}y"
+    start = time.process_time()
+    given = extract(text)
+    assert given is not None and not matches(given, "cat") and not matches(given, "B", options_of(text))
+    assert not matches(given, "0.25 kg")
+    assert time.process_time() - start < 20
+
+
 def test_what_is_no_quantity():
     assert quantity("four") is None and quantity("2 of 3") is None and quantity("") is None
 
@@ -139,3 +190,31 @@ def test_formulas(given, truth, same):
     pytest.importorskip("math_verify")
     assert same_formula(given, truth) == same
     assert matches(Answer(given, True), truth, maths=True) == same
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["9^{9^{9}}", "99999999!", "((9!)!)!", r"\sum_{n=1}^{10^{9}} n^{n}", r"\binom{1000000}{500000}", "x^{-100000}"],
+)
+def test_formulas_that_never_end(given):
+    """They are not compared at all: a batch of them would take 5 seconds each."""
+    pytest.importorskip("math_verify")
+    start = time.process_time()
+    assert not same_formula(given, "4")
+    assert time.process_time() - start < 4
+
+
+def test_formulas_outside_the_main_thread():
+    """Where no alarm can stop them they are refused, not started."""
+    pytest.importorskip("math_verify")
+    found: list[BaseException] = []
+
+    def compare() -> None:
+        with pytest.raises(ValueError, match="main thread") as caught:
+            same_formula("x^2+2x+1", "(x+1)^2")
+        found.append(caught.value)
+
+    thread = threading.Thread(target=compare)
+    thread.start()
+    thread.join()
+    assert found
