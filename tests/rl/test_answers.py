@@ -160,7 +160,7 @@ def test_options():
 )
 def test_long_completions_take_no_longer_than_their_length(piece):
     """One piece, 300,000 characters of it on a line: patterns that try again from each place would take hours, where a
-    second is enough (a generous 20 here, so that this times nothing but hanging)."""
+    second is enough (20 are allowed: only hanging is timed here)."""
     text = f"x{piece * (300_000 // len(piece))}y"
     start = time.process_time()
     given = extract(text)
@@ -192,16 +192,22 @@ def test_formulas(given, truth, same):
     assert matches(Answer(given, True), truth, maths=True) == same
 
 
-@pytest.mark.parametrize(
-    "given",
-    ["9^{9^{9}}", "99999999!", "((9!)!)!", r"\sum_{n=1}^{10^{9}} n^{n}", r"\binom{1000000}{500000}", "x^{-100000}"],
-)
-def test_formulas_that_never_end(given):
-    """They are not compared at all: a batch of them would take 5 seconds each."""
+ENDLESS = [
+    "9^{9^{9}}",
+    "99999999!",
+    "((9!)!)!",
+    r"\sum_{n=1}^{10^{9}} n^{n}",
+    r"\binom{1000000}{500000}",
+    "x^{-100000}",
+]
+
+
+def test_formulas_that_never_end():
+    """They are not compared at all: each would take 5 seconds, until it is stopped (only hanging is timed here)."""
     pytest.importorskip("math_verify")
     start = time.process_time()
-    assert not same_formula(given, "4")
-    assert time.process_time() - start < 4
+    assert not any(same_formula(given, "4") for given in ENDLESS)
+    assert time.process_time() - start < 15
 
 
 def test_formulas_outside_the_main_thread():
