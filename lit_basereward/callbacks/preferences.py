@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -29,24 +30,36 @@ def write_preferences(path: Path, predictions: Path, source: Source) -> tuple[in
         source: the rows, in the same order.
 
     Returns:
-        how many pairs, and how many rows gave none: of one response, without rewards, or with no reward above another.
+        how many pairs, and how many rows gave none: of one response, without rewards, with a NaN among them, or with no
+        reward above another but by rounding, as equal texts may have.
     """
     pairs = left_out = 0
     temporary = Path(f"{path}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with predictions.open() as lines, temporary.open("w") as file:
+    with predictions.open(encoding="utf-8") as lines, temporary.open("w", encoding="utf-8") as file:
         for index, line in enumerate(lines):
-            rewards = json.loads(line)["rewards"] or [0.0]
-            best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
-            if rewards[best] > rewards[worst]:
-                pair = _pair(source[index], best, worst, path)
-                scores = {"score_chosen": rewards[best], "score_rejected": rewards[worst]}
-                file.write(json.dumps(pair | scores, ensure_ascii=False) + "\n")
-                pairs += 1
-            else:
+            rewards = json.loads(line)["rewards"]
+            found = best_and_worst(source[index], rewards) if rewards else None
+            if found is None:
                 left_out += 1
+                continue
+            scores = {"score_chosen": rewards[found[0]], "score_rejected": rewards[found[1]]}
+            file.write(json.dumps(_pair(source[index], *found, path) | scores, ensure_ascii=False) + "\n")
+            pairs += 1
     temporary.replace(path)
     return pairs, left_out
+
+
+def best_and_worst(row: Preference, rewards: list[float]) -> tuple[int, int] | None:
+    """Responses with the highest and the lowest reward, the first of several.
+
+    None where no reward is above another, where one is NaN, and where both are the same text, whose rewards may differ
+    by rounding.
+    """
+    best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
+    if not all(map(math.isfinite, rewards)) or not rewards[best] > rewards[worst]:
+        return None
+    return None if row.responses[best] == row.responses[worst] else (best, worst)
 
 
 def _pair(row: Preference, chosen: int, rejected: int, path: Path) -> dict[str, Any]:

@@ -144,8 +144,8 @@ class Collator:
         keys = tuple(image_key(ref) for ref in row.images)
         return Item(index, prefix, branches, lengths, truncated, ratings, row.weight, keys, vision)
 
-    def computed(self, item: Item) -> int:
-        """Tokens that the model computes for a prepared row: its prompt once, or if padded for every branch."""
+    def num_tokens(self, item: Item) -> int:
+        """Tokens that the model computes for a row: its prompt once, or in the padded layout for every branch."""
         prefixes = 1 if self.layout == "shared" else len(item.branches)
         return prefixes * len(item.prefix) + sum(map(len, item.branches))
 

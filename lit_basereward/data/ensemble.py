@@ -35,7 +35,7 @@ class EnsembleBatch(Batch):
 
 @dataclass
 class EnsembleItem(Item):
-    """One row, opened and tokenised by each member that votes on it. Its own prompt and lengths are the first voter's.
+    """One row, opened and tokenised by each member that votes on it. ``prefix`` and ``lengths`` are the first voter's.
 
     Args:
         parts: what each voter made of it, by the member's position.
@@ -76,22 +76,15 @@ class EnsembleCollator(Collator):
         """
         parts = {m: self._prepare(m, index, row) for m in self.voters(index, row)}
         first = next(iter(parts.values()))
+        truncated = [any(each) for each in zip(*(part.truncated for part in parts.values()), strict=True)]
         return EnsembleItem(
-            index,
-            first.prefix,
-            [],
-            first.lengths,
-            first.truncated,
-            first.ratings,
-            first.weight,
-            images=first.images,
-            parts=parts,
+            index, first.prefix, [], first.lengths, truncated, first.ratings, first.weight, first.images, parts=parts
         )
 
-    def computed(self, item: Item) -> int:
-        """Tokens that all voters together compute for a prepared row."""
+    def num_tokens(self, item: Item) -> int:
+        """Those of all voters."""
         assert isinstance(item, EnsembleItem)
-        return sum(self.members[m].computed(part) for m, part in item.parts.items())
+        return sum(self.members[m].num_tokens(part) for m, part in item.parts.items())
 
     def voters(self, index: int, row: Preference) -> list[int]:
         """Positions of the members that vote on a row; all of them compute a filler, which has no category."""
@@ -132,9 +125,7 @@ class EnsembleCollator(Collator):
             lengths=flat(lambda item: item.lengths),
             row_index=torch.tensor([item.index for item in items]),
             weight=torch.tensor([item.weight for item in items], dtype=torch.float32),
-            truncated=flat(
-                lambda item: [any(each) for each in zip(*(p.truncated for p in item.parts.values()), strict=True)]
-            ),
+            truncated=flat(lambda item: item.truncated),
             counts=counts or StepCounts(),
             dropped=list(dropped),
             members=members,

@@ -124,9 +124,9 @@ class RewardModule(pl.LightningModule, ABC):
             is a sum of several losses these by name in ``parts``, the same names for every batch.
         """
 
-    def cut_too_long(self) -> None:
-        """From now on score responses over ``max_length`` without their ends; collators made before do not know."""
-        self.score_too_long = "cut"
+    def set_too_long(self, policy: TooLongPolicy) -> None:
+        """What happens to responses over ``max_length`` from here on; call it before :meth:`collator`."""
+        self.score_too_long = policy
 
     # ---------------------------------------------------------------------------------------------- the network
     def configure_model(self, weights: bool = True) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.data.batch import Batch
+from lit_basereward.data.collator import TooLongPolicy
 from lit_basereward.data.ensemble import EnsembleBatch, EnsembleCollator
 from lit_basereward.data.routing import Route, check_routes
 from lit_basereward.data.sources.base import Source
@@ -134,11 +135,11 @@ class EnsembleRM(RewardModule):
         collators = {name: each.collator(training=False) for name, each in zip(self.names, self._loaded, strict=True)}
         return EnsembleCollator(collators, self.routes)
 
-    def cut_too_long(self) -> None:
-        """The same of each member."""
+    def set_too_long(self, policy: TooLongPolicy) -> None:
+        """For every member."""
         self.configure_model()
         for member in self._loaded:
-            member.cut_too_long()
+            member.set_too_long(policy)
 
     # -------------------------------------------------------------------------------------------------- scoring
     def score_members(self, batch: Batch) -> Tensor:

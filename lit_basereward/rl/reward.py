@@ -71,11 +71,11 @@ def means(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _text(completion: Any) -> str:
-    """A completion as text, whether TRL gives it so or as one assistant turn."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1]["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    """A completion as text, whether TRL gives it so or as turns, of which the last is read; of None there is none."""
+    content = completion[-1]["content"] if isinstance(completion, list | tuple) and completion else completion
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content or [])
 
 
 def _samples(prompts: Sequence[Any], columns: Mapping[str, Any], answer: str) -> list[Sample]:
@@ -83,12 +83,12 @@ def _samples(prompts: Sequence[Any], columns: Mapping[str, Any], answer: str) ->
     from lit_basereward.data.sources.record import read_prompt
     from lit_basereward.scorer import encode_image
 
-    encoded: dict[int, Any] = {}
+    encoded: dict[int, tuple[Any, Any]] = {}
 
     def once(value: Any) -> Any:  # a group has one image, many times
         if id(value) not in encoded:
-            encoded[id(value)] = encode_image(value)
-        return encoded[id(value)]
+            encoded[id(value)] = value, encode_image(value)  # a value that is kept keeps its id
+        return encoded[id(value)][1]
 
     def with_bytes(turn: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(turn.get("content"), list):

@@ -84,7 +84,7 @@ class _FromModel(Reward):
         self._opened: Model | None = None
 
     def prepare(self) -> None:
-        """Load the model; of a served one, nothing is asked yet.
+        """Load the model, or ask a served one what its rewards mean.
 
         Raises:
             ValueError: if there is none, or its rewards cannot be used so.

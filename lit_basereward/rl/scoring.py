@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import time
@@ -14,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
 from lit_basereward.data.types import ImagePart, ImageRef, Preference, RowError
+from lit_basereward.metrics.calibration import Calibration
 
 TOKEN = "LIT_BASEREWARD_TOKEN"
 """Environment variable of the server's bearer token, the same as the server reads."""
@@ -43,19 +46,37 @@ class Model(ABC):
     """A source of rewards, one pass for each group.
 
     Attributes:
-        comparable_across_rows: False where a reward means something only beside others of its prompt. Of a served model
-            it is not known before it is asked, and stands as True.
+        comparable_across_rows: False where a reward means something only beside others of its prompt.
+        calibration: how rewards become probabilities; None where the model has none.
     """
 
-    comparable_across_rows = True
+    comparable_across_rows: bool
+    calibration: Calibration | None
 
     @abstractmethod
-    def score(self, rows: Sequence[Preference]) -> list[GroupScores]:
-        """Scores of each row's responses, in order.
+    def rewards(self, rows: Sequence[Preference]) -> list[Tensor]:
+        """Raw rewards [K] of each row's responses, in order.
 
         Raises:
             RowError: for a row that the model does not take.
         """
+
+    def score(self, rows: Sequence[Preference]) -> list[GroupScores]:
+        """Scores of each row's responses, in order.
+
+        Raises:
+            RowError: for a row that the model does not take, or gives NaN or infinity: trainers take NaN for no reward.
+        """
+        found = self.rewards(rows)
+        for row, rewards in zip(rows, found, strict=True):
+            if not bool(rewards.isfinite().all()):
+                raise row.error(f"was given rewards that are no numbers, {rewards.tolist()}; look at the reward model")
+        return [GroupScores(rewards, self._log_odds(rewards)) for rewards in found]
+
+    def _log_odds(self, rewards: Tensor) -> Tensor | None:
+        if self.calibration is None or self.calibration.offset is None:
+            return None
+        return (rewards - self.calibration.offset) / self.calibration.temperature
 
 
 class LoadedModel(Model):
@@ -74,70 +95,80 @@ class LoadedModel(Model):
         from lit_basereward.scorer import Scorer, load  # which brings Lightning: rules and served models do without
 
         module = load(path, device=device, allow=allow).module
-        module.cut_too_long()  # a long rollout must not end the run
+        module.set_too_long("cut")  # a long rollout must not end the run
         self.scorer = Scorer(module, device)
-        self.comparable_across_rows = module.comparable_across_rows
+        self.comparable_across_rows, self.calibration = module.comparable_across_rows, module.calibration
 
-    def score(self, rows: Sequence[Preference]) -> list[GroupScores]:
+    def rewards(self, rows: Sequence[Preference]) -> list[Tensor]:
         """One forward for each row: prompt and images are computed once for all of its responses."""
-        return [self._scores(self.scorer.score_rows([row])[0]) for row in rows]
-
-    def _scores(self, rewards: Tensor) -> GroupScores:
-        calibration = self.scorer.calibration
-        if calibration is None or calibration.offset is None:
-            return GroupScores(rewards, None)
-        return GroupScores(rewards, (rewards - calibration.offset) / calibration.temperature)
+        return [self.scorer.score_rows([row])[0] for row in rows]
 
 
 class ServedModel(Model):
     """A model behind ``python -m lit_basereward serve``, asked at its ``/v1/score``; images travel as base64.
 
-    A server that is busy, starting or out of reach is asked again for a while. The bearer token is taken from the
-    environment, as LIT_BASEREWARD_TOKEN.
+    It is asked first, at ``/v1/model``, what its rewards mean. A server that is busy, starting or out of reach is asked
+    again for a while. The bearer token is that of the URL, ``http://:TOKEN@scorer:8000``, or else is taken from the
+    environment, as LIT_BASEREWARD_TOKEN, which nobody sees in logs.
 
     Args:
         url: such as ``http://scorer:8000``.
         timeout: seconds for one answer.
         in_flight: groups asked for at a time; the server computes them together.
+
+    Raises:
+        ValueError: if there is no such server.
     """
 
     def __init__(self, url: str, timeout: float = 120.0, in_flight: int = 8) -> None:
-        self.url, self.timeout, self.in_flight = url.rstrip("/"), timeout, in_flight
+        parts = urlsplit(url)
+        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        self.timeout, self.in_flight = timeout, in_flight
+        self._headers = {"Content-Type": "application/json"}
+        if token := parts.password or os.environ.get(TOKEN):
+            self._headers["Authorization"] = f"Bearer {token}"
+        model = self._ask("v1/model", None, None)
+        calibration = model.get("calibration")
+        if not isinstance(model.get("comparable_across_rows"), bool) or not isinstance(calibration, dict | None):
+            raise ValueError(f"{self.url}/v1/model does not say what its rewards mean; serve the model by this version")
+        self.comparable_across_rows = model["comparable_across_rows"]
+        self.calibration = None if calibration is None else Calibration.from_dict(calibration)
 
-    def score(self, rows: Sequence[Preference]) -> list[GroupScores]:
+    def rewards(self, rows: Sequence[Preference]) -> list[Tensor]:
         """One request for each row."""
         with ThreadPoolExecutor(self.in_flight) as pool:
-            return list(pool.map(self._score, rows))
+            return list(pool.map(self._rewards, rows))
 
-    def _score(self, row: Preference) -> GroupScores:
-        answer = self._ask({**_prompt(row), "responses": list(row.responses)}, row)
-        rewards, probabilities = answer.get("rewards"), answer.get("probabilities")
+    def _rewards(self, row: Preference) -> Tensor:
+        rewards = self._ask("v1/score", {**_prompt(row), "responses": list(row.responses)}, row).get("rewards")
         if not isinstance(rewards, list) or len(rewards) != len(row.responses):
             raise ValueError(f"{self.url} answered without a reward for each of {len(row.responses)} responses")
-        if probabilities is None:
-            return GroupScores(torch.tensor(rewards), None)
-        return GroupScores(torch.tensor(rewards), torch.logit(torch.tensor(probabilities), eps=1e-6))
+        return torch.tensor(rewards)
 
-    def _ask(self, question: dict[str, Any], row: Preference) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if token := os.environ.get(TOKEN):
-            headers["Authorization"] = f"Bearer {token}"
-        request = urllib.request.Request(f"{self.url}/v1/score", json.dumps(question).encode(), headers)
+    def _ask(self, path: str, question: dict[str, Any] | None, row: Preference | None) -> dict[str, Any]:
+        body = None if question is None else json.dumps(question).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", body, self._headers)
         problem = ""
         for attempt in range(ATTEMPTS):
             time.sleep(min(2**attempt / 4, 20) if attempt else 0)
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return json.load(response)
+                    answer = json.load(response)
             except urllib.error.HTTPError as error:
                 problem = f"{error.code}: {_told(error)}"
-                if error.code == 422:
+                if error.code == 422 and row is not None:
                     raise row.error(f"was refused by {self.url}: {problem}") from error
                 if error.code not in (429, 503, 504):
-                    raise ValueError(f"{self.url} answered {problem}") from error
-            except OSError as error:  # refused, reset, timed out
-                problem = str(error)
-        raise ValueError(f"{self.url} did not score a group in {ATTEMPTS} attempts; the last one: {problem}")
+                    raise ValueError(f"{request.full_url} answered {problem}") from error
+            except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
+                problem = str(error) or type(error).__name__
+            except ValueError as error:
+                raise ValueError(f"{request.full_url} answered no JSON; give the URL of `serve`") from error
+            else:
+                if isinstance(answer, dict):
+                    return answer
+                raise ValueError(f"{request.full_url} answered no JSON object; give the URL of `serve`")
+        raise ValueError(f"{request.full_url} did not answer in {ATTEMPTS} attempts; the last one: {problem}")
 
 
 def open_model(model: str, device: str | None = None, allow: Sequence[str] = ()) -> Model:

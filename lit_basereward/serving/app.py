@@ -77,6 +77,7 @@ class Service:
         routes = [
             Route("/", self.page),
             Route("/health", self.health),
+            Route("/v1/model", self.model),
             Route("/v1/score", self.endpoint(Group), methods=["POST"]),
             Route("/get_reward", self.endpoint(Rollouts), methods=["POST"]),
         ]
@@ -103,6 +104,16 @@ class Service:
             return JSONResponse({"status": "stopping", "in_flight": self.in_flight}, 503)
         return JSONResponse({"status": "ready", "in_flight": self.in_flight})
 
+    async def model(self, request: Request) -> Response:
+        """What the rewards mean: whether they compare across prompts, and how they become probabilities."""
+        try:
+            self._check_token(request)
+        except Refusal as refusal:
+            return Unread({"error": str(refusal)}, refusal.status, refusal.headers)
+        module = self.batcher.scorer.module
+        calibration = module.calibration.to_dict() if module.calibration else None
+        return JSONResponse({"comparable_across_rows": module.comparable_across_rows, "calibration": calibration})
+
     def endpoint(self, form: Form) -> Callable[[Request], Awaitable[Response]]:
         """The function that answers requests of one form."""
 
@@ -128,16 +139,21 @@ class Service:
         Raises:
             Refusal: with 401, 413, 415, 429 or 503.
         """
-        if self.token is not None and not self._authorized(request.headers.get("authorization", "")):
-            raise Refusal(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        self._check_token(request)
         if self.stopping:
             raise Refusal(503, "the server is stopping", {"Retry-After": "10"})
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send JSON, with Content-Type: application/json")
+        if (packed := request.headers.get("content-encoding", "identity")) != "identity":
+            raise Refusal(415, f"the body is packed ({packed[:20]}); send it as it is, without Content-Encoding")
         if int(request.headers.get("content-length", 0)) > self.limits.max_body:
             raise self._too_large()
         if self.in_flight >= self.limits.max_queue:
             raise Refusal(429, f"{self.in_flight} requests are waiting already; come back later", {"Retry-After": "1"})
+
+    def _check_token(self, request: Request) -> None:
+        if self.token is not None and not self._authorized(request.headers.get("authorization", "")):
+            raise Refusal(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the body is over max_body, {self.limits.max_body} bytes")

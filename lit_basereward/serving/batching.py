@@ -68,6 +68,7 @@ class Batcher:
 
     def __init__(self, scorer: Scorer, max_tokens: int = 32_768, workers: int = 2) -> None:
         self.scorer, self.max_tokens = scorer, max_tokens
+        self._comparable = scorer.module.comparable_across_rows
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(workers, "prepare", initializer=self._own_collator)
         self._waiting: deque[Job] = deque()
@@ -123,14 +124,20 @@ class Batcher:
         return results
 
     def _job(self, row: Preference, gone: threading.Event) -> Job:
+        num = len(row.responses)
+        # each branch is a token at least; a model that compares has one for every ordered pair: a million of a thousand
+        self._check(row, num if self._comparable else num * (num - 1), "or more ")
         item = self._own.collator.prepare(0, row)
-        tokens = self.scorer.collator.computed(item)
+        tokens = self._own.collator.num_tokens(item)
+        self._check(row, tokens)
+        return Job(item, tokens, Future(), gone)
+
+    def _check(self, row: Preference, tokens: int, or_more: str = "") -> None:
         if tokens > self.max_tokens:
             raise row.error(
-                f"has {tokens} tokens with its {len(row.responses)} responses, over max_batch_tokens "
-                f"{self.max_tokens}; send fewer responses at a time"
+                f"has {tokens} {or_more}tokens with its {len(row.responses)} responses, over max_batch_tokens "
+                f"{self.max_tokens}; send fewer responses at a time, or raise it"
             )
-        return Job(item, tokens, Future(), gone)
 
     # ---------------------------------------------------------------------------------- the thread of the model
     def _run(self) -> None:

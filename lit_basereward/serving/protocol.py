@@ -20,6 +20,9 @@ from lit_basereward.data.types import Preference, RowError
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.serving.batching import Scored
 
+MOST_KEYS = 100
+"""Of a body (our choice): each is compared with the names that are known, and a million of them took minutes."""
+
 
 class BadRequest(ValueError):
     """A body that is no JSON object."""
@@ -97,7 +100,8 @@ class Rollouts:
 
     ``{"query": [...], "prompts": [...], "labels": [...]}``: ``query`` is a prompt with its response behind it,
     ``prompts`` the prompt alone. ``labels`` are not used. Prompts rendered as ChatML (Qwen's template) are taken apart
-    into their turns; others are one user turn each. The response is text whatever it says. As in OpenRLHF's own server
+    into their turns; others are one user turn each. The response is text whatever it says, and begins with what the
+    template wrote of it, such as ``<think>``. As in OpenRLHF's own server
     an end-of-turn token behind it is taken off, and the reward is read at the one that our template writes.
     Ours besides: ``images``, a list of base64 images per query. Queries of equal prompt and images are one row, and
     share its computation.
@@ -128,18 +132,13 @@ class Rollouts:
         for n, (prompt, own) in enumerate(zip(prompts, images, strict=True)):
             groups.setdefault(json.dumps([prompt, own]), []).append(n)
         self.members = list(groups.values())
-        self.rows = [
-            read_group(
-                {
-                    "prompt": _messages(prompts[members[0]], f"prompt {members[0]}"),
-                    "images": images[members[0]],
-                    "responses": [_response(queries[n], prompts[n], f"query {n}") for n in members],
-                },
-                f"query {members[0]}",
-                limits,
-            )
-            for members in self.members
-        ]
+        self.rows = []
+        for members in self.members:
+            first = members[0]
+            messages, begun = _messages(prompts[first], f"prompt {first}")
+            responses = [begun + _response(queries[n], prompts[n], f"query {n}") for n in members]
+            record = {"prompt": messages, "images": images[first], "responses": responses}
+            self.rows.append(read_group(record, f"query {first}", limits))
 
     def answer(self, scored: Sequence[Scored], calibration: Calibration | None) -> dict[str, Any]:
         """``rewards``, and as ``scores`` their probabilities where the model has a calibration, else the same."""
@@ -175,6 +174,8 @@ def read_object(body: bytes | bytearray) -> dict[str, Any]:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise BadRequest(f"the body is a JSON {json_kind(record)}; send an object")
+    if len(record) > MOST_KEYS:
+        raise BadRequest(f"the body is an object of {len(record)} keys; send one of at most {MOST_KEYS}")
     return record
 
 
@@ -257,20 +258,23 @@ def _column(record: dict[str, Any], key: str, default: list[Any] | None) -> list
     return value
 
 
-def _messages(prompt: str, where: str) -> Any:
-    """The turns of a prompt in ChatML; one without any template's marks is one user turn."""
+def _messages(prompt: str, where: str) -> tuple[Any, str]:
+    """The turns of a prompt in ChatML, and what the response begins with, as some templates open its thoughts.
+
+    A prompt without any template's marks is one user turn.
+    """
     turns, end = [], 0
     while turn := _TURN.match(prompt, end):
         turns.append({"role": turn[1], "content": _content(turn[2])})
         end = turn.end()
-    if turns and _ASKED.match(prompt, end):
-        return turns
+    if turns and (asked := _ASKED.match(prompt, end)):
+        return turns, prompt[asked.end() :]
     if mark := _MARKER.search(prompt):
         raise RowError(
             f"{where} is rendered, as {mark[0]!r} in it shows, but not as ChatML that ends with <|im_start|>assistant; "
             "send prompts without a chat template, or groups of messages to /v1/score"
         )
-    return prompt
+    return prompt, ""
 
 
 def _content(text: str) -> Any:

@@ -6,9 +6,9 @@ import ipaddress
 import os
 import socket
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from lit_basereward.scorer import load
+from lit_basereward.scorer import Scorer, load
 
 if TYPE_CHECKING:
     import uvicorn
@@ -31,28 +31,32 @@ def serve(
     max_images: int = 64,
     timeout: float = 60.0,
     workers: int = 2,
+    too_long: Literal["cut", "error"] = "cut",
     backbone: str | None = None,
     allow: list[str] | None = None,
 ) -> None:
     """Serve a trained reward model over HTTP: groups, OpenRLHF's remote reward model, and a page to try it.
 
-    Answers /v1/score, /get_reward, /health and / as docs/serving.md says. SIGTERM and Ctrl-C end it once all that was
-    accepted is answered; a second one at once.
+    Answers /v1/score, /get_reward, /v1/model, /health and / as docs/serving.md says. SIGTERM and Ctrl-C end it once all
+    that was accepted is answered; a second one at once.
 
     Args:
-        model: a ``.ckpt`` file, a folder that ``export`` has written, or an ensemble: its folder or YAML.
+        model: a ``.ckpt`` file, a folder that ``export`` or ``ensemble`` has written, or the YAML of an ensemble.
         host: address to listen on. Others than this machine see the default, 127.0.0.1, not.
         port: to listen on; 0 takes a free one.
         token: that callers must show as bearer token. Others see the command line, so better give it in the
             environment, as LIT_BASEREWARD_TOKEN.
         device: where it computes. None is the first GPU, else the CPU.
         max_batch_tokens: most tokens that are computed at once, and so of one group: bounds the memory of the model.
+            Texts that a critic or judge writes come on top.
         max_queue: requests taken on at a time; more are answered with 429.
         max_body: bytes of a request; larger ones are answered with 413.
         max_pixels: of all images of a group; more are answered with 422 before any is decoded.
         max_images: of a group.
         timeout: seconds after which a request is answered with 504, or 408 if it has not come whole by then.
         workers: threads that decode images and tokenise.
+        too_long: responses over the model's ``max_length`` lose their ends and are marked (``cut``), or are answered
+            with 422 (``error``). A prompt over it always is.
         backbone: folder or hub id of the backbone, where it is not where it was in training.
         allow: modules of yours, such as ``my_pkg.heads``, whose classes the model may name.
 
@@ -74,7 +78,9 @@ def serve(
     from lit_basereward.serving.batching import Batcher
     from lit_basereward.serving.protocol import ImageLimits
 
-    scorer = load(model, device=device, allow=allow or [], backbone=backbone)
+    module = load(model, device=device, allow=allow or [], backbone=backbone).module
+    module.set_too_long(too_long)
+    scorer = Scorer(module, device)
     limits = Limits(max_queue, max_body, ImageLimits(max_pixels, max_images), timeout)
     service = Service(Batcher(scorer, max_batch_tokens, workers), limits, token)
     if token is None and not _local(host):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lit_basereward.callbacks.predictions import PredictionWriter
-from lit_basereward.callbacks.preferences import write_preferences
+from lit_basereward.callbacks.preferences import best_and_worst, write_preferences
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
@@ -66,6 +66,24 @@ def test_pairs_and_what_gives_none(tmp_path):
         assert back[n].responses == (given[n].responses[best], given[n].responses[worst])
         assert back[n].ratings == (rewards[n][best], rewards[n][worst])
         assert [Path(ref.path).read_bytes() for ref in back[n].images] == [IMAGE] * len(given[n].images)
+
+
+@pytest.mark.parametrize(
+    ("responses", "rewards", "pair"),
+    [
+        (("a", "b", "c"), [1.0, 3.0, 2.0], (1, 0)),
+        (("a", "b", "c"), [3.0, 1.0, 1.0], (0, 1)),  # the first of several
+        (("a",), [1.0], None),
+        (("a", "b"), [1.0, 1.0], None),
+        (("a", "a"), [1.0, 1.0000001], None),  # one text: the difference is rounding
+        (("a", "b", "a"), [1.0, 1.5, 2.0], None),
+        (("a", "b"), [float("nan"), 1.0], None),
+        (("a", "b", "c"), [1.0, float("nan"), 2.0], None),
+        (("a", "b", "c"), [1.0, 2.0, float("inf")], None),
+    ],
+)
+def test_best_and_worst(responses, rewards, pair):
+    assert best_and_worst(Preference("", (Message("user", ("x",)),), responses), rewards) == pair
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_tokens_of_a_row_are_those_of_all_voters(members):
     for row, voters in zip(rows, (members, ("qwen", "intern")), strict=True):
         item = scorer.collator.prepare(0, row)
         items = {name: alone[name].prepare(0, row) for name in voters}
-        assert scorer.collator.computed(item) == sum(alone[name].computed(each) for name, each in items.items())
+        assert scorer.collator.num_tokens(item) == sum(alone[name].num_tokens(each) for name, each in items.items())
         assert item.prefix == items["qwen"].prefix
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import math
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,8 +11,6 @@ import torch
 from PIL import Image
 
 import lit_basereward
-from lit_basereward.data.images import image_ref
-from lit_basereward.data.sources.record import read_prompt
 from lit_basereward.data.types import ImagePart, Message, Preference, RowError
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.generative import GenerativeRM
@@ -124,6 +117,30 @@ def test_long_completions_are_cut(model):
     assert first == pytest.approx(second, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "ensemble"])
+def test_long_completions_do_not_end_a_run(model, kind, tmp_path):
+    """Neither those of a model nor of an ensemble, whose members have to cut them."""
+    if kind == "ensemble":
+        (tmp_path / "both.yaml").write_text(
+            f"model: {{class_path: lit_basereward.EnsembleRM, init_args: {{members: {{a: {model}}}}}}}\n"
+        )
+    reward = ModelReward(model if kind == "checkpoint" else str(tmp_path / "both.yaml"), device="cpu")
+    short, long = reward(["yes", "the cat sits on the table " * 20], [sample(1)] * 2)["reward"]
+    assert short == pytest.approx(expected(model)[0].item(), abs=1e-5) and math.isfinite(long)
+
+
+def test_rewards_that_are_no_numbers(backbone_folder, tmp_path):
+    """NaN would be no reward to a trainer, and so one of 0 beside others; infinity makes NaN of its group: an error
+    that names the prompt. Weights of 3e38 are finite, their sums are not."""
+    module = NaiveRM(Backbone(backbone_folder("qwen2_5_vl"), max_length=64))
+    path = save(module, tmp_path / "m.ckpt", CALIBRATION)
+    stored = torch.load(path, weights_only=True)
+    stored["state_dict"]["model.head.layers.2.weight"].sign_().mul_(3e38)
+    torch.save(stored, path)
+    with pytest.raises(RowError, match=r"s1 was given rewards that are no numbers, \[-?(inf|nan)"):
+        ModelReward(path, device="cpu")(["yes", "no"], [sample(1)] * 2)
+
+
 def test_a_model_that_compares(judge):
     """Inside a group it serves; a completion alone, or a scale across prompts, is refused."""
     reward = ModelReward(judge, device="cpu")
@@ -211,63 +228,36 @@ def test_as_trl(model):
     assert RuleReward().as_trl()(prompts=["2 + 2 = ?"], completions=["4"], answer=[4]) == [1.0]  # without log_metric
 
 
-@pytest.fixture()
-def served(model) -> Iterator[tuple[str, list[str | None]]]:
-    """The contract of /v1/score over a real model: busy at first, refusing `bad` and breaking at `broken`."""
-    scorer, lock, headers = lit_basereward.load(model, "cpu"), threading.Lock(), list[str | None]()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/v1/score" and self.headers["Content-Type"] == "application/json"
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            headers.append(self.headers["Authorization"])
-            status, answer = 200, {}
-            if len(headers) == 1:
-                status, answer = 429, {"error": "come back later"}
-            elif "bad" in body["responses"]:
-                status, answer = 422, {"error": "the group has a bad response"}
-            elif "broken" in body["responses"]:
-                status, answer = 500, {"error": "scoring failed"}
-            else:
-                images = [base64.b64decode(image) for image in body["images"]]
-                prompt, refs = read_prompt(body["prompt"], images, "x", None)
-                assert refs == tuple(image_ref(image, None, "x") for image in images)
-                with lock:
-                    (rewards,) = scorer.score_rows([Preference("", prompt, tuple(body["responses"]), images=refs)])
-                answer = {"rewards": rewards.tolist(), "probabilities": scorer.probability(rewards).tolist()}
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", headers
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def test_as_trl_with_several_images_and_odd_completions(model):
+    """Two images before the text; no completion at all, and turns without any text, are an empty response."""
+    images = tuple(random_image(28, seed) for seed in (1, 2))
+    pils = [Image.open(io.BytesIO(image.data)) for image in images]
+    function = ModelReward(model, device="cpu").as_trl()
+    turns = [[{"role": "assistant", "content": content}] for content in (None, [])]
+    completions = ["yes", "", None, [], *turns]
+    prompts = [[{"role": "user", "content": "what is it"}]] * len(completions)
+    found = function(prompts=prompts, completions=completions, images=[pils] * len(completions))
+    prompt = (Message("user", (ImagePart(), ImagePart(), "what is it")),)
+    (rewards,) = lit_basereward.load(model, "cpu").score_rows([Preference("", prompt, ("yes", ""), images=images)])
+    assert found == pytest.approx(rewards[[0, 1, 1, 1, 1, 1]].tolist(), abs=1e-5)
 
 
-def test_served_model(model, served, monkeypatch):
-    """The rewards of the loaded one, images included; a busy server is asked again, refusals name the prompt."""
-    url, headers = served
-    monkeypatch.setenv(scoring.TOKEN, "secret")
-    monkeypatch.setattr(scoring.time, "sleep", lambda seconds: None)
-    for kind in (ModelReward, HybridReward):
-        here, there = (kind(place, device="cpu")(TEXTS, SAMPLES) for place in (model, url))
-        assert there["reward"] == pytest.approx(here["reward"], abs=1e-5)
-    assert len(headers) == 5 and set(headers) == {"Bearer secret"}
-    with pytest.raises(RowError, match=r"s1 was refused by http.*422: the group has a bad response"):
-        ModelReward(url)(["bad"], [sample(1)])
-    with pytest.raises(ValueError, match="500: scoring failed"):
-        ModelReward(url)(["broken"], [sample(1)])
+def test_as_trl_with_images_that_are_made_when_they_are_read(model):
+    """A column that decodes each image anew: once the first is gone, its place in memory is the second's."""
+
+    class Column(list):
+        def __getitem__(self, n: int) -> Image.Image:
+            return Image.open(io.BytesIO(random_image(28, super().__getitem__(n)).data))
+
+    seeds = list(range(1, 9))
+    function = ModelReward(model, device="cpu").as_trl()
+    found = function(prompts=["what is it"] * 8, completions=["yes"] * 8, image=Column(seeds))
+    scorer = lit_basereward.load(model, "cpu")
+    own = [scorer.score("what is it", ["yes"], [random_image(28, seed).data])[0].item() for seed in seeds]
+    assert found == pytest.approx(own, abs=1e-5)
 
 
 def test_no_server(monkeypatch):
     monkeypatch.setattr(scoring.time, "sleep", lambda seconds: None)
-    with pytest.raises(ValueError, match=r"did not score a group in 8 attempts.*refused"):
-        ModelReward("http://127.0.0.1:9")(["yes"], [sample(1)])
+    with pytest.raises(ValueError, match=r"did not answer in 8 attempts.*refused"):
+        ModelReward("http://127.0.0.1:9").prepare()

@@ -42,7 +42,7 @@ def test_groups_with_and_without_images(backbone_folder, tmp_path):
             assert reply.json["rewards"] == pytest.approx(scorer.score("is it red", answers, images).tolist(), abs=1e-5)
             item = scorer.collator.prepare(0, scorer.row("is it red", answers, images))
             assert (reply.json["prompt_tokens"], reply.json["tokens"]) == (len(item.prefix), item.lengths)
-    tokens = scorer.collator.computed(scorer.collator.prepare(0, scorer.row("is it red", answers)))
+    tokens = scorer.collator.num_tokens(scorer.collator.prepare(0, scorer.row("is it red", answers)))
     for most, status in ((tokens, 200), (tokens - 1, 422)):
         with running(scorer, max_tokens=most) as api:
             assert api.request("/v1/score", {"prompt": "is it red", "responses": answers}).status == status

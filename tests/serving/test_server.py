@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import math
 import random
@@ -121,6 +122,22 @@ def test_openrlhf_images(api, scorer):
     assert reply.json["rewards"] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_openrlhf_responses_that_the_template_begins(api, scorer):
+    """Qwen3's template writes ``<think>`` behind the assistant's mark: it belongs to the response."""
+    prompt = chatml(("user", "is it red"))
+    queries = [prompt + begun + "a cat<|im_end|>" for begun in ("", "<think>\n", "<think>\n\n</think>\n\n")]
+    prompts = [query.removesuffix("a cat<|im_end|>") for query in queries]
+    reply = api.request("/get_reward", {"query": queries, "prompts": prompts})
+    responses = ["a cat", "<think>\na cat", "<think>\n\n</think>\n\na cat"]
+    assert reply.json["rewards"] == pytest.approx(scorer.score("is it red", responses).tolist(), abs=1e-5)
+
+
+def test_openrlhf_long_rollouts_are_cut(api):
+    """A long one among others does not fail their request: its client would end the run."""
+    reply = api.request("/get_reward", {"query": ["x yes", "x" + " cat" * 400], "prompts": ["x", "x"]})
+    assert reply.status == 200 and len(reply.json["rewards"]) == 2
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -148,6 +165,16 @@ def test_a_model_that_only_compares(scorer, monkeypatch):
         assert reply.status == 422 and "only compares" in reply.json["error"]
         reply = judge.request("/v1/score", {"prompt": "x", "responses": ["yes", "no"]})
         assert reply.status == 200 and "probabilities" not in reply.json and "p_best" in reply.json
+        reply = judge.request("/v1/score", {"prompt": "x", "responses": ["yes"] * 100})
+        assert reply.status == 422 and "has 9900 or more tokens with its 100 responses" in reply.json["error"]
+        assert judge.request("/v1/model").json["comparable_across_rows"] is False
+
+
+def test_what_the_rewards_mean(api, scorer):
+    """For those who hold a token: what turns rewards into probabilities."""
+    assert api.request("/v1/model", token=None).status == 401
+    reply = api.request("/v1/model")
+    assert reply.json == {"comparable_across_rows": True, "calibration": scorer.calibration.to_dict()}
 
 
 # ------------------------------------------------------------------------------------------------- health and page
@@ -167,6 +194,11 @@ def test_health_and_page_need_no_token(api):
         (b"\xff\xfe", 400, "not valid JSON"),
         (b"[" * 50_000, 400, "not valid JSON"),
         (b'"yes"', 400, "JSON string"),
+        ({f"key {n}": n for n in range(101)}, 400, "101 keys; send one of at most 100"),
+        (b'{"prompt": "x", "responses": ["yes"], "weight": NaN}', 422, "weight nan"),
+        (b'{"prompt": "x", "responses": ["yes"], "id": ' + b"9" * 5000 + b"}", 400, "not valid JSON"),
+        (b'{"prompt": "x", "responses": ["yes"], "weight": ' + b"9" * 4000 + b"}", 422, "too large for a number"),
+        (b'{"prompt": "x", "responses": ["yes"], "images": ' + b"[" * 800 + b"]" * 800 + b"}", 422, "no base64"),
         ({"prompt": "x"}, 422, "no `responses`"),
         ({"prompt": "x", "responses": "yes"}, 422, "`responses` that is a JSON string"),
         ({"prompt": "x", "responses": []}, 422, "has no response"),
@@ -179,6 +211,7 @@ def test_health_and_page_need_no_token(api):
         ({"prompt": "x", "responses": ["\ud83d"]}, 422, "half a character"),
         ({"prompt": "cat " * 300, "responses": ["yes"]}, 422, "max_length 256"),
         ({"prompt": "x", "responses": ["yes no"] * 400}, 422, "max_batch_tokens 600"),
+        ({"prompt": "x", "responses": [""] * 10_000}, 422, "has 10000 or more tokens with its 10000 responses"),
     ],
 )
 def test_bad_groups(api, body, status, message):
@@ -243,6 +276,8 @@ def test_tokens(api):
 def test_only_json_is_taken(api):
     """A form of another site cannot send this type without asking first."""
     assert api.request("/v1/score", b"{}", Content_Type="text/plain").status == 415
+    reply = api.request("/v1/score", gzip.compress(b"{}"), Content_Encoding="gzip")
+    assert reply.status == 415 and "packed (gzip)" in reply.json["error"]
 
 
 def test_large_bodies(api):

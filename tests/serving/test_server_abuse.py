@@ -193,7 +193,7 @@ def test_batches_hold_what_waits_up_to_the_tokens(scorer: Scorer) -> None:
     """While the model is busy with one row, nine more come; with room for the tokens of four, 1 + 4 + 4 + 1 are
     computed. Reading ahead ends at two batches, so that the last is prepared when the first four are taken."""
     row = scorer.row("is it red", ["yes", "no"])
-    tokens = scorer.collator.computed(scorer.collator.prepare(0, row))
+    tokens = scorer.collator.num_tokens(scorer.collator.prepare(0, row))
     batcher = Batcher(scorer, max_tokens=4 * tokens, workers=1)
     with held(batcher) as sizes:
         jobs = [batcher._pool.submit(batcher._prepare, lambda: [row], threading.Event())]
