@@ -8,8 +8,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
+import torch
 from torch import Tensor
 
 from lit_basereward.data.collator import Item
@@ -17,6 +19,7 @@ from lit_basereward.data.types import Preference
 from lit_basereward.scorer import Scorer
 
 READ_AHEAD = 2  # batches of prepared rows that may wait: the model is never idle, and pixels do not pile up
+CHARACTERS = 128  # for each token of a batch (our choice): a row with more is refused before minutes of tokenising
 
 
 @dataclass
@@ -35,10 +38,16 @@ class Scored:
     tokens: list[int]
     truncated: list[bool]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Scored]) -> Scored:
+        """A row that was scored in parts."""
+        tokens, truncated = ([x for part in parts for x in getattr(part, name)] for name in ("tokens", "truncated"))
+        return cls(torch.cat([part.rewards for part in parts]), parts[0].prompt_tokens, tokens, truncated)
+
 
 @dataclass
 class Job:
-    """One prepared row on its way to the model.
+    """One prepared row, or a part of its responses, on its way to the model.
 
     Args:
         item: of the collator.
@@ -58,11 +67,12 @@ class Batcher:
 
     Images are decoded and texts tokenised in a few threads (Pillow and the tokenizer release the interpreter's lock),
     each with a collator of its own. One more thread has the model: it takes what is waiting, oldest first, up to a
-    number of tokens, and waits for nothing else, so that a lone row is scored at once and a crowd in full batches.
+    number of tokens, and waits for nothing else, so that a lone row is scored at once and a crowd in full batches. A
+    row of more tokens is computed in parts; that of a model which compares its responses cannot be.
 
     Args:
         scorer: the model.
-        max_tokens: most tokens of a batch, and so of a row.
+        max_tokens: most tokens of a batch.
         workers: threads that prepare rows.
     """
 
@@ -86,12 +96,13 @@ class Batcher:
             read: gives the rows; called in a thread that prepares.
 
         Raises:
-            RowError: for a row that cannot be scored, from ``read`` or the collator, or with more tokens than a batch.
+            RowError: for a row that cannot be scored, from ``read`` or the collator, or that no batch can hold.
         """
         gone = threading.Event()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, read, gone)
-            return list(await asyncio.gather(*map(asyncio.wrap_future, results)))
+            rows = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, read, gone)
+            found = iter(await asyncio.gather(*map(asyncio.wrap_future, chain.from_iterable(rows))))
+            return [Scored.joined([next(found) for _ in parts]) for parts in rows]
         finally:
             gone.set()
 
@@ -108,35 +119,45 @@ class Batcher:
         # tokenizers and processors keep state while they work
         self._own.collator = copy.deepcopy(self.scorer.collator)
 
-    def _prepare(self, read: Callable[[], Sequence[Preference]], gone: threading.Event) -> list[Future[Scored]]:
+    def _prepare(self, read: Callable[[], Sequence[Preference]], gone: threading.Event) -> list[list[Future[Scored]]]:
         results = []
         for row in read():
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting_tokens < READ_AHEAD * self.max_tokens or gone.is_set())
             if gone.is_set():
                 break
-            job = self._job(row, gone)
-            results.append(job.result)
+            jobs = self._jobs(row, gone)
+            results.append([job.result for job in jobs])
             with self._changed:
-                self._waiting.append(job)
-                self._waiting_tokens += job.tokens
+                self._waiting += jobs
+                self._waiting_tokens += sum(job.tokens for job in jobs)
                 self._changed.notify_all()
         return results
 
-    def _job(self, row: Preference, gone: threading.Event) -> Job:
-        num = len(row.responses)
-        # each branch is a token at least; a model that compares has one for every ordered pair: a million of a thousand
-        self._check(row, num if self._comparable else num * (num - 1), "or more ")
+    def _jobs(self, row: Preference, gone: threading.Event) -> list[Job]:
+        self._check_size(row)
         item = self._own.collator.prepare(0, row)
         tokens = self._own.collator.num_tokens(item)
-        self._check(row, tokens)
-        return Job(item, tokens, Future(), gone)
-
-    def _check(self, row: Preference, tokens: int, or_more: str = "") -> None:
-        if tokens > self.max_tokens:
+        num = len(row.responses)
+        if tokens <= self.max_tokens:
+            return [Job(item, tokens, Future(), gone)]
+        if num == 1 or not self._comparable:
             raise row.error(
-                f"has {tokens} {or_more}tokens with its {len(row.responses)} responses, over max_batch_tokens "
-                f"{self.max_tokens}; send fewer responses at a time, or raise it"
+                f"has {tokens} tokens with its {num} responses, over max_batch_tokens {self.max_tokens}; "
+                + ("raise it" if num == 1 else "send fewer responses at a time, or raise it")
+            )
+        return [*self._jobs(_part(row, slice(num // 2)), gone), *self._jobs(_part(row, slice(num // 2, num)), gone)]
+
+    def _check_size(self, row: Preference) -> None:
+        """Refuse what would only be refused after much work: a model that compares lays out every ordered pair."""
+        num = len(row.responses)
+        pairs = 1 if self._comparable else num - 1
+        texts = chain(row.responses, row.critiques, (part for turn in row.prompt for part in turn.content))
+        characters = sum(len(text) for text in texts if isinstance(text, str))
+        if num * pairs > self.max_tokens or characters * pairs > CHARACTERS * self.max_tokens:
+            raise row.error(
+                f"has {num} responses and {characters} characters, far over max_batch_tokens {self.max_tokens}; "
+                "send less at a time"
             )
 
     # ---------------------------------------------------------------------------------- the thread of the model
@@ -180,3 +201,9 @@ class Batcher:
                 job.result.set_result(Scored(mine, len(item.prefix), item.lengths, item.truncated))
             else:
                 job.result.set_exception(ArithmeticError(f"the model's rewards are {mine.tolist()}"))
+
+
+def _part(row: Preference, some: slice) -> Preference:
+    """A row with some of its responses."""
+    fields = ("responses", "ratings", "critiques", "finished")
+    return replace(row, **{name: getattr(row, name)[some] for name in fields})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,26 +135,18 @@ def test_a_judge(backbone_folder: Callable[[str], str], tmp_path: Path) -> None:
 
 
 def test_a_critic(backbone_folder: Callable[[str], str], tmp_path: Path) -> None:
-    """It writes for each request, among them at once; and reads critiques that come with the group."""
+    """Critiques are written for several groups at once as for each alone."""
     from lit_basereward.modules.critic import CriticRM
 
     critic = CriticRM(Backbone(backbone_folder("qwen2_5_vl"), max_length=2048), max_new_tokens=4)
     scorer = serving(save(critic, tmp_path / "c.ckpt", CALIBRATION))
     here = [scorer.score("x", ["yes", f"no {n}"]).tolist() for n in range(4)]
-    with running(scorer, max_tokens=10_000) as api:
-        held_back: list = []
-        with held(scorer_batcher := api.service.batcher):
-            threads = [
-                threading.Thread(target=lambda n=n: held_back.append((n, api.request("/v1/score", body(n)).json)))
-                for n in range(4)
-            ]
-            for thread in threads:
-                thread.start()
-            until(lambda: len(scorer_batcher._waiting) >= 3)
-        for thread in threads:
-            thread.join()
-    for n, answer in held_back:
-        assert answer["rewards"] == pytest.approx(here[n], abs=1e-5)
+    with running(scorer, max_tokens=10_000) as api, ThreadPoolExecutor(4) as clients:
+        with held(api.service.batcher):
+            replies = [clients.submit(api.request, "/v1/score", body(n)) for n in range(4)]
+            until(lambda: api.service.in_flight == 4)
+        for reply, expected in zip(replies, here, strict=True):
+            assert reply.result().json["rewards"] == pytest.approx(expected, abs=1e-5)
 
 
 def body(n: int) -> dict:
@@ -170,7 +163,7 @@ def test_a_busy_server_is_asked_again(model: str) -> None:
 
 def test_refusals(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """They name the prompt, or what is wrong with the URL; a token may stand in it."""
-    with pytest.raises(RowError, match=r"s7 was refused by http.*422: .*max_batch_tokens"):
+    with pytest.raises(RowError, match=r"s7 was refused by http.*422: .*max_batch_tokens 600"):
         ModelReward(url(served))(["yes"] * 700, [sample(7)] * 700)
     with pytest.raises(ValueError, match="404: Not Found"):
         ModelReward(f"{url(served)}/v1").prepare()

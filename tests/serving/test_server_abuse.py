@@ -184,7 +184,7 @@ def test_rows_before_a_bad_one_are_not_computed(scorer: Scorer) -> None:
         with pytest.raises(RowError, match="max_length 256"):
             asyncio.run(batcher.score(lambda: [good, good, bad]))
         assert len(batcher._waiting) == 2
-    assert len(first[0].result(20).rewards) == 1
+    assert len(first[0][0].result(20).rewards) == 1
     batcher.close()
     assert computed == [1]
 
@@ -203,7 +203,7 @@ def test_batches_hold_what_waits_up_to_the_tokens(scorer: Scorer) -> None:
         time.sleep(0.1)
         assert len(batcher._waiting) == 8 and not jobs[-1].done()
     for job in jobs:
-        assert len(job.result()[0].result(20).rewards) == 2
+        assert len(job.result()[0][0].result(20).rewards) == 2
     batcher.close()
     assert sizes == [1, 4, 4, 1]
 
