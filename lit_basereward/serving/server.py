@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lit_basereward.serving.app import Service
 
 TOKEN = "LIT_BASEREWARD_TOKEN"
+HEAD_SECONDS = 10.0  # in which the head of a request has to come (our choice): each that hangs holds an open file
 
 
 def serve(
@@ -91,6 +93,35 @@ def serve(
 def server(service: Service, host: str, port: int) -> uvicorn.Server:
     """The server of a service, not yet running."""
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        """Ends connections on which no whole head of a request comes, which uvicorn waits for without end."""
+
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.forget()
+            super().connection_lost(exc)
+
+        def wait(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.forget()  # a request is being read or answered: that is the service's to end
+            elif self.deadline is None:
+                self.deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+        def forget(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
 
     class Server(uvicorn.Server):
         """Stops in steps: it refuses what is new, listens no more when all else is answered, ends a moment later."""
@@ -121,6 +152,7 @@ def server(service: Service, host: str, port: int) -> uvicorn.Server:
             log_level="warning",
             access_log=False,
             lifespan="on",
+            http=Impatient,
             ws="none",
             proxy_headers=False,
             server_header=False,

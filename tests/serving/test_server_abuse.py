@@ -20,6 +20,7 @@ import lightning.pytorch as pl
 import pytest
 from server_runs import Running, running
 
+import lit_basereward.serving.server as serving
 from lit_basereward import Scorer
 from lit_basereward.data.types import RowError
 from lit_basereward.serving.app import Limits
@@ -30,13 +31,13 @@ BODY = {"prompt": "x", "responses": ["yes", "no"]}
 
 @contextmanager
 def held(batcher: Batcher) -> Iterator[list[int]]:
-    """The model busy with an earlier batch: what it takes meanwhile waits. Gives the sizes of computed batches."""
+    """The model busy with an earlier batch: what it takes meanwhile waits. Gives the sizes of batches taken."""
     scorer, go = batcher.scorer, threading.Event()
     score, sizes = scorer.score_items, []
 
     def wait(items: Any) -> Any:
-        assert go.wait(20)
         sizes.append(len(items))
+        assert go.wait(60)
         return score(items)
 
     scorer.score_items = wait  # type: ignore[method-assign]
@@ -63,6 +64,14 @@ def raw(api: Running, body: bytes, length: int | None = None, *headers: str) -> 
     lines = ["POST /v1/score HTTP/1.1", "Host: x", "Authorization: Bearer secret", "Content-Type: application/json"]
     connection.sendall("\r\n".join([*lines, *length_line, *headers, "", ""]).encode() + body)
     return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """A whole one, of which the connection may be kept."""
+    found = b""
+    while not found.endswith(b"}"):
+        found += connection.recv(65_536)
+    return found
 
 
 def status(connection: socket.socket) -> int:
@@ -105,6 +114,27 @@ def test_a_slow_client(scorer: Scorer) -> None:
         until(lambda: api.service.in_flight == 0)
 
 
+def test_a_head_that_never_comes(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that are silent, or stop inside a head, the first or a later one, are ended; one on which a request
+    waits for its answer, or the next begins in time, is not."""
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
+    with running(scorer) as api:
+        whole = json.dumps(BODY).encode()
+        silent = socket.create_connection(("127.0.0.1", api.port), timeout=20)
+        stuck = socket.create_connection(("127.0.0.1", api.port), timeout=20)
+        stuck.sendall(b"POST /v1/score HTTP/1.1\r\nContent-")
+        later = raw(api, whole, len(whole))
+        assert answer(later).startswith(b"HTTP/1.1 200 OK")
+        later.sendall(b"POST /v1/sc")
+        assert silent.recv(1) == stuck.recv(1) == later.recv(1) == b""
+        with held(api.service.batcher):
+            busy = raw(api, whole, len(whole))
+            time.sleep(1.0)
+        assert answer(busy).startswith(b"HTTP/1.1 200 OK")
+        for connection in (silent, stuck, later, busy):
+            connection.close()
+
+
 def test_a_body_without_a_length(api: Running) -> None:
     """Chunks are counted while they come: 413 at the limit, long before their end."""
     connection = raw(api, b"", None, "Transfer-Encoding: chunked")
@@ -119,9 +149,9 @@ def test_a_body_without_a_length(api: Running) -> None:
 
 def test_clients_that_go_away(scorer: Scorer) -> None:
     """While they send, and while they wait: their places are free at once, and their rows are not computed."""
-    with running(scorer) as api, ThreadPoolExecutor(1) as clients, held(api.service.batcher):
+    with running(scorer) as api, ThreadPoolExecutor(1) as clients, held(api.service.batcher) as taken:
         busy = clients.submit(api.request, "/v1/score", BODY)
-        until(lambda: api.service.in_flight == 1 and not api.service.batcher._waiting)
+        until(lambda: taken)
         whole = json.dumps(BODY).encode()
         half, waiting = raw(api, whole[:5], len(whole)), raw(api, whole, len(whole))
         until(lambda: len(api.service.batcher._waiting) == 1 and api.service.in_flight == 3)
@@ -216,6 +246,7 @@ def test_the_command_line_and_sigterm_under_load(scorer: Scorer, tmp_path: Any) 
     trainer.strategy.connect(scorer.module)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     command = [sys.executable, "-m", "lit_basereward", "serve", "--model", str(tmp_path / "model.ckpt"), "--port", "0"]
+    command += ["--too_long", "error"]
     environment = os.environ | {"LIT_BASEREWARD_TOKEN": "secret"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     statuses: list[int | str] = []
@@ -227,6 +258,8 @@ def test_the_command_line_and_sigterm_under_load(scorer: Scorer, tmp_path: Any) 
         api = Running.__new__(Running)
         api.port = int(line.strip().rpartition(":")[2])
         assert api.request("/v1/score", BODY, token="wrong").status == 401
+        long = api.request("/v1/score", {"prompt": "x", "responses": ["cat " * 400]})
+        assert long.status == 422 and "over max_length 256" in long.json["error"]
 
         def client() -> None:
             while not stopped.is_set():
