@@ -23,7 +23,7 @@ tools:
   doctor         what training a model costs, and proofs on it: nothing is silently wrong
   ensemble       reward models and a combiner, fitted on held-out rows, as one: a folder to test, predict and load
   export         a checkpoint as a Hugging Face folder, adapters merged, that `lit_basereward.load` reads back
-  grpo           reinforcement learning of a judge, with TRL as the engine
+  grpo           reinforcement learning of a policy or a judge, with TRL as the engine
   report SUITE   figures and a page of any model's rewards on a benchmark; compares two models
   serve          a model over HTTP: scores groups, is OpenRLHF's remote reward model, and has a page to try it
 
