@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
@@ -49,8 +50,8 @@ def serve(
         token: that callers must show as bearer token. Others see the command line, so better give it in the
             environment, as LIT_BASEREWARD_TOKEN.
         device: where it computes. None is the first GPU, else the CPU.
-        max_batch_tokens: most tokens that are computed at once, which bounds the memory of the model: larger groups are scored in
-            parts, and a judge's are answered with 422. Texts that a critic or judge writes come on top.
+        max_batch_tokens: most tokens that are computed at once, which bounds the memory of the model: larger groups
+            are scored in parts, and a judge's are answered with 422. Texts that a critic or judge writes come on top.
         max_queue: requests taken on at a time; more are answered with 429.
         max_body: bytes of a request; larger ones are answered with 413.
         max_pixels: of all images of a group; more are answered with 422 before any is decoded.
@@ -138,11 +139,26 @@ def server(service: Service, host: str, port: int) -> uvicorn.Server:
 
         async def on_tick(self, counter: int) -> bool:
             if service.stopping and service.in_flight == 0:
-                # the last to connect still get their refusal in between
-                self.should_exit |= not self.servers[0].is_serving()
+                self.should_exit |= not self.servers[0].is_serving()  # those who were let in last had their refusal
                 for listener in self.servers:
-                    listener.close()
+                    await self.close(listener)
             return await super().on_tick(counter)
+
+        async def close(self, listener: asyncio.Server) -> None:
+            """Listen no more, and let in those whom the system has connected already: it would reset them."""
+            doors = [socket.fromfd(each.fileno(), each.family, each.type) for each in listener.sockets]
+            listener.close()
+            connected = []
+            for door in doors:
+                with door, suppress(OSError):
+                    for _ in range(self.config.backlog):
+                        connected.append(door.accept()[0])
+            for connection in connected:
+                connection.setblocking(False)
+                await asyncio.get_running_loop().connect_accepted_socket(self.protocol, connection)
+
+        def protocol(self) -> Impatient:
+            return Impatient(self.config, self.server_state, self.lifespan.state)
 
     return Server(
         uvicorn.Config(
