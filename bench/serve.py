@@ -307,10 +307,11 @@ async def abuse(served: Served, load: Load, clients: int) -> dict[str, Any]:
     found["answered a second, 100 clients stuck"] = f"{rate:.0f}"
     for _, writer in slow:
         writer.close()
-    await asyncio.sleep(1)
-    found["after it"] = {key: served.figures()[key] for key in ("rss", "threads", "files")}
     stop = True
     await asyncio.gather(*tasks)
+    await asyncio.sleep(1)
+    after = served.figures()
+    found["after it"] = {key: after[key] for key in ("rss", "threads", "files")}
     found["statuses of the others"] = load.statuses
     found["wrong answers"], found["without an answer"] = load.wrong, load.lost
     return found
