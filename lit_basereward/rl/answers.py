@@ -153,11 +153,11 @@ def plain(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- choices
 _TRUE_CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.):]|\Z))[.):]?(?:\s+(\S.*))?", re.DOTALL)
 _CHOSEN = re.compile(
-    r"[\s*$]*(?:(?:option|choice)\s+)?(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[.):*]|[\s$]*\Z)|([A-J])(?=\s+(?:because|since)\b))"
+    r"[\s*$]*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[.):*]|[\s$]*\Z)|([A-J])(?=\s+(?:because|since)\b))"
 )
 _NAMED = re.compile(r"\b(?:option|choice)\s+\(?([A-J])\b|\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|answer)\b")
 _UNDONE = re.compile(
-    r"(?:(?:and|or)\s+)?(?:\([A-J]\)|[A-J](?=[.):,]|\s*\Z))|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
+    r"(?:(?:and|or)\s+)?(?:\([A-J]\)|[A-J](?=[.):,]|\s*\Z|\s+(?:and|or)\b))|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
 )
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*)")
 

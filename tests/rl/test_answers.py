@@ -93,6 +93,9 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         ("It can't be option B", "B", False),
         ("A. B. C.", "A", False),  # several are none
         ("(A) or (B)", "A", False),
+        ("A. B and C", "A", False),
+        ("Option B: a dog", "B", True),
+        ("Choice (B)", "B", True),
         ("Either option A or option B is correct", "B", False),
         ("Option A is wrong, option B is right", "B", True),
         ("B. is wrong", "B", False),
@@ -121,6 +124,7 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         (".5", "5", False),
         ("2*3", "23", False),
         (r"\boxed{x = 5}", "5", True),
+        (r"The answer is \(5\).", "5", True),
         ("3 million", "3", False),
         ("1.5 million", "1,500,000", True),
         ("$3 million", "$3", False),
@@ -169,6 +173,7 @@ CHOICES = "Which one?\nA. a cat\n(B) a dog\nC) 12 cm"
         ("0.5", "50\\%", True),
         ("5", "50%", False),
         ("90 degrees", "90\u00b0", True),
+        (r"$90^{\circ}$", "90\u00b0", True),
     ],
 )
 def test_matches(completion, truth, right):
