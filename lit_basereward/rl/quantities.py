@@ -119,7 +119,7 @@ def quantity(text: str, anywhere: bool = False) -> Quantity | None:
     text = _FRACTION.sub(_plain_fraction, MARKUP.sub(r" \1", straight(text))).strip()
     if text.count("$") > 1 or "\\$" in text:  # LaTeX's, not dollars
         text = text.replace("\\$", "\0").replace("$", "").replace("\0", "$")
-    text = re.sub(r"\s*\^\s*(?:\{\\circ\}|\\circ\b)", "°", text)
+    text = re.sub(r"\^(?:\{\\circ\}|\\circ\b)", "°", text)
     text = re.sub(r"\*\*|[`~]", "", re.sub(r"\\[,;:! ()\[\]]", " ", text)).rstrip(" .,;:!?=").lstrip(" ,;:")
     text = re.sub(r"\A(?:[a-z]\s*)?=\s*", "", text, flags=re.I)  # x = 3
     found = list(_QUANTITY.finditer(text)) if anywhere else [_QUANTITY.fullmatch(text)]
