@@ -5,9 +5,9 @@
 
 Each row of `configs/ablations/AXIS` (or `AXIS/demo`, where the demo has rows of its own) is laid over
 `configs/demo.yaml` and `configs/ablations/short.yaml`, trained by `fit` and tested by `test`, in a process of its own
-(forked, so that imports are paid for once), one run at a time. Runs that have left their results are not run again,
-and rows that change nothing of the demo share one run a seed. Then tables are printed, and the figures written to
-`--json`.
+(forked, so that imports are paid for once), one run at a time. Runs that have left their results are not run again;
+where theirs are of another `--steps`, that is an error. Rows that change nothing of the demo share one run a seed. Then
+tables are printed, and the figures written to `--json`.
 
 An interval has two parts, since neither more seeds nor more test rows alone would narrow it: with S seeds and R rows,
 V = (variance of the accuracy over seeds) / S + (variance of the mean over seeds, with rows as clusters). The second
@@ -49,6 +49,8 @@ PAPER = {  # the paper's choice on each axis, which the other rows are compared 
 }
 DEFAULT = {("heads", "2_silu"), ("regularizers", "lambda_0"), ("backbones", "qwen2_5_vl")}  # the demo as it is
 SOURCES = {"digits": Digits, "scenes": Scenes, "sums": Sums}
+OPTIONS = "options.json"
+"""File of a run: what it was given beside its row and seed."""
 TITLES = {"heads": "reward head", "regularizers": "training strategy", "text_ratio": "rows with images"}
 
 
@@ -65,9 +67,19 @@ def place(folder: Path, axis: str, row: str, seed: int) -> Path:
     return folder / name / f"seed_{seed}"
 
 
+def is_done(target: Path, options: Sequence[str]) -> bool:
+    """True where a run with these options has left its results; of other options they would not compare."""
+    if not (target / "results.json").exists():
+        return False
+    file = target / OPTIONS
+    if (found := json.loads(file.read_text()) if file.exists() else []) != list(options):
+        said = " ".join(found) or "short.yaml's steps"
+        raise SystemExit(f"error: {target} was run with {said}; give the same --steps, or another --folder")
+    return True
+
+
 def run(overlay: Path, target: Path, seed: int, options: Sequence[str]) -> None:
     """Train and test in a process of their own; what they print is kept in ``log.txt``."""
-    target.mkdir(parents=True, exist_ok=True)
     common = [
         *("--config", "configs/demo.yaml", "--config", "configs/ablations/short.yaml", "--config", str(overlay)),
         *("--seed_everything", str(seed), "--data.seed", str(seed), *options),
@@ -196,8 +208,10 @@ def draw(axes: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    shown = [axis for axis in axes if PAPER[axis]]
+    if not (shown := [axis for axis in axes if PAPER[axis]]):
+        raise SystemExit("error: no axis here has a row to compare with, so there is nothing to draw")
     picture, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 2.9), squeeze=False)
+    drawn: dict[str, Any] = {}  # one of each colour, for the legend
     for axis, panel in zip(shown, panels[0], strict=True):
         names = list(axes[axis])
         for n, name in enumerate(names):
@@ -206,16 +220,14 @@ def draw(axes: dict[str, Any], path: Path) -> None:
                 if ahead is None:
                     continue
                 reach = [[ahead["value"] - ahead["low"]], [ahead["high"] - ahead["value"]]]
-                label = group if name == next(other for other in names if other != PAPER[axis]) else None
-                panel.errorbar(
-                    ahead["value"], n + 0.18 * (k - 1.5), xerr=reach, fmt="o", ms=3, color=colour, label=label
-                )
+                place = n + 0.18 * (k - 1.5)
+                drawn[group] = panel.errorbar(ahead["value"], place, xerr=reach, fmt="o", ms=3, color=colour)
         panel.axvline(0, color="grey", lw=0.8)
         panel.set_yticks(range(len(names)), names, fontsize=7)
         panel.invert_yaxis()
         panel.tick_params(axis="x", labelsize=7)
         panel.set_title(TITLES.get(axis, axis), fontsize=9)
-    picture.legend(*panels[0][0].get_legend_handles_labels(), fontsize=7, loc="lower right", ncols=4)
+    picture.legend(list(drawn.values()), list(drawn), fontsize=7, loc="lower right", ncols=4)
     picture.supxlabel("accuracy, ahead of the paper's choice", fontsize=8)
     picture.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,8 +247,10 @@ def study() -> None:
     args = parser.parse_args()
     if unknown := [axis for axis in args.axes if axis not in PAPER]:
         parser.error(f"{unknown[0]} is not run here; there are {', '.join(PAPER)}")
-    if len(args.seeds) < 2:
-        parser.error("an interval takes 2 seeds or more")
+    if bool(args.axes) == bool(args.tables):
+        parser.error("name axes to run, or a file of --tables")
+    if len(args.seeds) < 2 or len(set(args.seeds)) < len(args.seeds):
+        parser.error("an interval takes 2 seeds or more, each of them once")
     if args.tables:
         axes = json.loads(args.tables.read_text())
     else:
@@ -246,12 +260,15 @@ def study() -> None:
         for seed in args.seeds:  # seed by seed, so that an early end leaves all rows of some seeds
             for axis, overlay in wanted:
                 target = place(folder, axis, overlay.stem, seed)
-                if not (target / "results.json").exists():
+                if not is_done(target, steps):
+                    target.mkdir(parents=True, exist_ok=True)
+                    (target / OPTIONS).write_text(json.dumps(steps))
                     run(overlay, target, seed, steps)
         axes = {axis: figures(folder, axis, args.seeds) for axis in args.axes}
     for axis, found in axes.items():
         print(f"\n{table(axis, found)}")
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(axes, indent=1) + "\n")
     if args.figure:
         draw(axes, args.figure)

@@ -246,6 +246,8 @@ class RewardCLI(LightningCLI):
         """Leave a training run its config where an evaluation goes to the same folder."""
         if self.subcommand != "fit":
             self.save_config_kwargs["config_filename"] = f"config_{self.subcommand}.yaml"
+            # of a checkpoint's callbacks: those that save are of no use here
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -62,7 +62,7 @@ def _near(value: str, packaged: Sequence[str]) -> str:
     stems: dict[str, list[str]] = {}
     for path in dict.fromkeys((*here, *packaged)):
         stems.setdefault(Path(path).stem, []).append(path)
-    near = [path for stem in difflib.get_close_matches(Path(value).stem, stems) for path in stems[stem]]
+    near = [path for stem in difflib.get_close_matches(Path(value).stem, stems, cutoff=0.7) for path in stems[stem]]
     if near:
         return f", here or in the package; did you mean {', '.join(map(repr, near[:4]))}?"
     top = ", ".join(Path(path).stem for path in packaged if path.count("/") == 1)

@@ -1,12 +1,14 @@
 """Every overlay under configs/ablations/ is a row of the paper: its header's commands build, with that row's settings.
 
-Nothing is loaded: configs are parsed and built as the command line does.
+Nothing is loaded: configs are parsed and built as the command line does. A parse takes half a second, so commands that
+differ from others in a name alone are parsed among the slow tests.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,10 +97,10 @@ def commands(file: str) -> list[list[str]]:
 
 
 def without_corpora(command: list[str], file: str) -> list[str]:
-    """The command without configs that are sources of training data alone, but for the file's own: they are many, and
-    slow to parse, and have tests of their own."""
+    """The command without configs that are sources of data alone, but for the file's own: they are many, and slow to
+    parse, and have tests of their own."""
     pairs = [command[n : n + 2] for n in range(1, len(command), 2)]
-    data = ("configs/data/", "configs/ablations/corpora/")
+    data = ("configs/data/", "configs/benchmarks/", "configs/ablations/corpora/")
     kept = [pair for pair in pairs if not pair[1].startswith(data) or pair[1] == f"{HERE}/{file}.yaml"]
     return [command[0], *(part for pair in kept for part in pair)]
 
@@ -159,57 +161,117 @@ PARADIGMS = {
     "reasoning": (GenerativeRM, "reasoning"),
 }
 TRAINED = [file for file in NAMED if not file.startswith(("ensembles/", "rl/")) and file != "paradigms/reasoning_rl"]
+OF_THE_MIX = ("mmpr", "rlaif_v", "r1_reward", "tulu3", "olmo2", "ultra_hard", "others")
+"""The corpora that the paper keeps, in the order of configs/data/paper.yaml."""
+BY_NAME = [f"corpora/{row}" for row in OF_THE_MIX] + [
+    f"backbones/{row}" for row in BACKBONES if row not in ("internvl2_8b", "qwen2_5_vl_32b")
+]
+"""Files that are checked to the letter below, or give a name alone."""
+AT_DEMO_SCALE = ("heads/5_silu", "regularizers/lambda_0.1", "text_ratio/multimodal_0.25")
+"""One file of each axis whose files lie over both scales: what is in them is seen over the one already."""
 
 
-@pytest.mark.parametrize("file", TRAINED)
-def test_row(file: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
-    """Each command of its header builds; the row's settings are there, and what it does not name is the base's."""
-    axis, row = file.split("/")[0], file.split("/")[-1]
+def command_of(file: str, scale: str) -> Any:
+    """A parameter of the test: a file and the scale of its command, slow where a faster one sees the same."""
+    told = "/demo/" in file or (scale == "full" and file not in BY_NAME) or file in AT_DEMO_SCALE
+    return pytest.param(file, scale, marks=[] if told else [pytest.mark.slow])
+
+
+def scales(file: str) -> list[str]:
+    """A row of the demo alone has the demo's command, one whose demo is another file has the full one."""
+    return ["demo"] if "/demo/" in file else ["full", "demo"][: len(commands(file))]
+
+
+@pytest.mark.parametrize(("file", "scale"), [command_of(file, scale) for file in TRAINED for scale in scales(file)])
+def test_row(file: str, scale: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
+    """The header's command builds; the row's settings are there, and what it does not name is the base's."""
+    axis, row, demo = file.split("/")[0], file.split("/")[-1], scale == "demo"
+    command = commands(file)[scales(file).index(scale)]
+    assert ("configs/demo" in " ".join(command)) == demo
+    settings = parse(*without_corpora(command, file))
+    built = cli.parser.instantiate_classes(settings)[command[0]]
+    model = built.model
+    if axis == "heads":
+        assert names(model.head(8).layers) == HEADS[row]
+    if axis == "regularizers":
+        assert type(model.ranking_loss) is BradleyTerry
+        assert model.ranking_loss.length_norm == (row == "length_norm")
+        assert all(type(term) is ZeroCoefficient for term in model.regularizers)
+        assert [term.coefficient for term in model.regularizers] == LAMBDAS[row]
+    if axis == "text_ratio":
+        assert f"{built.data.mixture.multimodal:.2f}" == row.removeprefix("multimodal_")
+        assert settings[command[0]].trainer.max_steps > 0
+    if axis == "paradigms":
+        assert (type(model), getattr(model, "style", None)) == PARADIGMS[row]
+    elif not demo:
+        assert model.backbone.name_or_path == (BACKBONES[row] if axis == "backbones" else BACKBONES["qwen2_5_vl_7b"])
+    if axis != "paradigms":
+        assert type(model) is NaiveRM
+        assert model.make_optimizer([torch.nn.Parameter()]).defaults["lr"] == (5e-4 if demo else 3e-6)
+    if not demo:
+        assert model.backbone.freeze == ["vision"] and model.backbone.gradient_checkpointing
+    elif axis == "backbones":
+        assert type(model.backbone).__name__.lower() == "tiny" + row.replace("_vl", "vl")
+    else:
+        assert type(model.backbone).__name__ == "TinyQwen2_5VL"
+
+
+@pytest.mark.parametrize("file", [*(file for file in NAMED if "ensembles/" in file), "paradigms/verdict_untrained"])
+def test_results_do_not_overwrite_those_of_another_row(file: str) -> None:
+    """Results go to the root folder of a run: a tested row has one of its own, named after it, and not its base's."""
     for command in commands(file):
-        settings = parse(*without_corpora(command, file))
-        built = cli.parser.instantiate_classes(settings)[command[0]]
-        model, demo = built.model, "configs/demo.yaml" in command
-        if axis == "heads":
-            assert names(model.head(8).layers) == HEADS[row]
-        if axis == "regularizers":
-            assert type(model.ranking_loss) is BradleyTerry
-            assert model.ranking_loss.length_norm == (row == "length_norm")
-            assert all(type(term) is ZeroCoefficient for term in model.regularizers)
-            assert [term.coefficient for term in model.regularizers] == LAMBDAS[row]
-        if axis == "text_ratio":
-            assert f"{built.data.mixture.multimodal:.2f}" == row.removeprefix("multimodal_")
-            assert settings[command[0]].trainer.max_steps > 0
-        if axis == "paradigms":
-            assert (type(model), getattr(model, "style", None)) == PARADIGMS[row]
-        if file.startswith("backbones/") and not demo:
-            assert model.backbone.name_or_path == BACKBONES[row]
-        if axis in ("heads", "regularizers", "text_ratio", "corpora", "backbones"):
-            assert type(model) is NaiveRM
-            assert model.make_optimizer([torch.nn.Parameter()]).defaults["lr"] == (5e-4 if demo else 3e-6)
-        if not demo and isinstance(model, NaiveRM | GenerativeRM) and "configs/demo" not in " ".join(command):
-            assert model.backbone.freeze == ["vision"] and model.backbone.gradient_checkpointing
-        if file.startswith("backbones/demo/"):
-            assert type(model.backbone).__name__.lower() == "tiny" + row.replace("_vl", "vl")
-        elif demo:
-            assert type(model.backbone).__name__ == "TinyQwen2_5VL"
+        if command[0] == "test":
+            given = command[command.index("--trainer.default_root_dir") + 1]
+            assert given.endswith(file.split("/")[-1])
+            assert given.startswith("runs/demo_") == ("demo" in " ".join(command))
+            assert "--ckpt_path" not in command or command[command.index("--ckpt_path") + 1] == given
+
+
+def test_short_runs_leave_the_demo_alone() -> None:
+    """A row of 100 steps would lie where the demo's model of 555 was, and be served and tested as it."""
+    trainer = yaml.safe_load((ABLATIONS / "short.yaml").read_text())["trainer"]
+    demo = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())["trainer"]
+    assert trainer["default_root_dir"] == trainer["logger"]["init_args"]["save_dir"] != demo["default_root_dir"]
+    assert trainer["logger"]["class_path"] == demo["logger"]["class_path"]
+
+
+LOOPS = re.findall(r"^```\n(for .*?)^```$", (ROOT / "docs/ablations.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["demo", "full"])
+def test_loops_of_the_page(loop: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
+    """As they stand, in bash, with `python` and `mv` put down instead of run: 7 rows and 3 seeds, each fitted, then
+    tested, and in a folder of its own. The first row's commands parse."""
+    stub = 'python() { echo "$@"; }; mkdir() { :; }; mv() { echo mv "$@"; };'
+    done = subprocess.run(["bash", "-euc", stub + loop], capture_output=True, text=True, cwd=ROOT, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    fits, tests, moves = ([line for line in lines if start in line[:4]] for start in ("fit", "test", "mv"))
+    assert len(fits) == len(tests) == 21
+    kept = [line[line.index("--trainer.default_root_dir") + 1] for line in fits] if not moves else [m[2] for m in moves]
+    assert len(set(kept)) == 21 and "runs/ablations/heads/1_layer/seed_0" in kept
+    for line, subcommand in ((fits[0], "fit"), (tests[0], "test")):
+        assert line[:3] == ["-m", "lit_basereward", subcommand]
+        settings = parse(*without_corpora(line[2:], "heads/1_layer"))[subcommand]
+        assert settings.model.init_args.head.init_args.num_layers == 1 and settings.data.seed == 0
 
 
 def test_defaults_change_nothing(parse: Callable[..., Any]) -> None:
     """So their runs are shared: the merged settings are, to the last, those of demo.yaml with short.yaml."""
     base = ["fit", "--config", "configs/demo.yaml", "--config", "configs/ablations/short.yaml"]
-    rows = ("heads/2_silu", "regularizers/lambda_0", "backbones/demo/qwen2_5_vl")
-    plain, *merged = (parse(*base, *more).fit for more in ([], *(["--config", f"{HERE}/{row}.yaml"] for row in rows)))
-    for settings in (plain, *merged):
+    rows = ("heads/2_silu", "regularizers/lambda_0", "backbones/demo/qwen2_5_vl")  # of other keys, so all at once
+    plain = parse(*base).fit
+    merged = parse(*base, *(part for row in rows for part in ("--config", f"{HERE}/{row}.yaml"))).fit
+    for settings in (plain, merged):
         del settings["config"]
-    assert all(settings == plain for settings in merged)
+    assert merged == plain
 
 
 def test_corpora_are_those_of_the_papers_mix(parse: Callable[..., Any]) -> None:
     """The seven that are kept are the sources of configs/data/paper.yaml, to the letter and in its order."""
-    kept = ("mmpr", "rlaif_v", "r1_reward", "tulu3", "olmo2", "ultra_hard", "others")
-    read = {name: yaml.safe_load((ABLATIONS / f"corpora/{name}.yaml").read_text())["data"]["train"] for name in kept}
+    read = [yaml.safe_load((ABLATIONS / f"corpora/{name}.yaml").read_text()) for name in OF_THE_MIX]
     paper = yaml.safe_load((ROOT / "configs/data/paper.yaml").read_text())["data"]["train"]
-    assert [source for name in kept for source in read[name]] == paper
+    assert [source for row in read for source in row["data"]["train"]] == paper
+    assert all(row.keys() == {"data"} and row["data"].keys() == {"on_bad_row", "train"} for row in read)
     (mapped,) = yaml.safe_load((ABLATIONS / "corpora/omni_align.yaml").read_text())["data"]["train"]
     whole = yaml.safe_load((ROOT / "configs/data/omnialign_v_dpo.yaml").read_text())["data"]["train"]
     columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}  # TableSource's own, written out there
@@ -254,7 +316,7 @@ def test_ensemble(file: str, cli: RewardCLI, parse: Callable[..., Any]) -> None:
             assert len(tool.parse_args(options).fit_on) == (3 if demo else 1)
         elif "--ckpt_path" not in command:  # the folder that the tool writes
             configs = ["--config", "configs/benchmarks/all.yaml"] * (not demo)
-            assert command == ["test", "--config", base, "--config", f"{HERE}/{file}.yaml", *configs]
+            assert command[:-2] == ["test", "--config", base, "--config", f"{HERE}/{file}.yaml", *configs]
 
 
 REWARDS = {
@@ -274,8 +336,14 @@ def test_rewards_of_grpo(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(grpo, sub_configs=False)
-    built = [parser.instantiate_classes(parser.parse_args(command[1:])).rewards for command in commands(file)]
+    settings = [parser.instantiate_classes(parser.parse_args(command[1:])) for command in commands(file)]
+    built = [each.rewards for each in settings]
     assert [[type(reward) for reward in rewards] for rewards in built] == [[kind] for kind in REWARDS[file]]
+    if file.endswith("r1_reward"):  # a judge compares, so a prompt has several answers, when it is held out, too
+        demo = settings[-1].settings
+        assert settings[-1].held_out is not None and demo["max_steps"] == 40  # the demo's other settings are there
+        each = demo["num_generations_eval"]
+        assert each > 1 and demo["per_device_eval_batch_size"] % each == 0
     if file == "rl/rule":
         assert all(rewards[0].maths for rewards in built)
     if file == "paradigms/reasoning_rl":

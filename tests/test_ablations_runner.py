@@ -1,8 +1,10 @@
-"""The figures of bench/ablations.py: intervals over seeds and rows, by hand."""
+"""bench/ablations.py: intervals over seeds and rows by hand, what is run again, and the tables of the page."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -86,3 +88,73 @@ def test_rows_are_those_of_the_demo(runner: ModuleType) -> None:
     assert len(runner.rows("heads")) == 7 and set(runner.PAPER) >= {"heads", "regularizers", "text_ratio"}
     for axis, paper in runner.PAPER.items():
         assert paper is None or paper in [path.stem for path in runner.rows(axis)]
+
+
+@pytest.fixture
+def study(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``study("heads", "--seeds", ...)``: the command."""
+
+    def called(*args: str | Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["ablations.py", *map(str, args)])
+        runner.study()
+
+    return called
+
+
+def test_goes_on_where_it_was_stopped(
+    runner: ModuleType, study: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the ninth of 14 runs of 7 heads and 2 seeds, it runs 6 more: that one anew, and the 5 behind it.
+    Lambda 0 shares a run with 2_silu, so of the 5 regularizers 8 are to be run, not 10. Other steps are refused."""
+    runs: list[tuple[str, int]] = []
+    allowed = 8
+
+    def run(overlay: Path, target: Path, seed: int, options: list[str]) -> None:
+        if len(runs) == allowed:
+            raise KeyboardInterrupt
+        runs.append((overlay.stem, seed))
+        (target / "results.json").write_text("{}")
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runner, "figures", lambda *_: {})
+    given = ("--seeds", "0", "1", "--folder", tmp_path, "--steps", "3")
+    with pytest.raises(KeyboardInterrupt):
+        study("heads", *given)
+    assert len(runs) == 8 and runs[7] == ("1_layer", 1)  # seed by seed
+    allowed = 99
+    study("heads", *given)
+    assert len(runs) == 14 == len(set(runs)) and runs[8] == ("2_none", 1)
+    study("heads", "regularizers", *given)
+    assert len(runs) == 14 + 8
+    with pytest.raises(SystemExit, match=r"was run with --trainer\.max_steps=3 --trainer\.val_check_interval=3; give"):
+        study("heads", *given[:-2])
+    assert len(runs) == 14 + 8
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "name axes to run, or a file of --tables"),
+        (["heads", "--tables", "x.json"], "name axes to run, or a file of --tables"),
+        (["ensembles"], "ensembles is not run here; there are heads,"),
+        (["heads", "--seeds", "0"], "2 seeds or more"),
+        (["heads", "--seeds", "0", "0"], "each of them once"),  # its variance would be 0
+    ],
+)
+def test_commands_that_mean_nothing(
+    study: Callable[..., None], args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        study(*args)
+    assert said in capsys.readouterr().err
+
+
+def test_page_has_the_stored_figures(study: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row of the printed tables stands in docs/ablations.md, to the last digit, behind the paper's numbers."""
+    study("--tables", ROOT / "bench" / "ablations.json")
+    printed = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if " to " in line]
+    page = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "ablations.md").read_text().splitlines()]
+    assert len(printed) == 7 + 5 + 5
+    for name, *cells in printed:
+        (found,) = [row for row in page if row[0].strip("*") == name and " to " in row[-1]]
+        assert found[-len(cells) :] == cells

@@ -48,7 +48,7 @@ def test_last_is_the_newest_whole_one(run, tmp_path, capsys):
     checkpoint is an error before anything is loaded.
     """
     saved = tmp_path / "saved"
-    assert sorted(file.name for file in saved.iterdir()) == ["last.ckpt", "step=1.ckpt", "step=2.ckpt"]
+    assert sorted(file.name for file in saved.glob("*.ckpt")) == ["last.ckpt", "step=1.ckpt", "step=2.ckpt"]
     second = torch.load(saved / "step=2.ckpt", weights_only=True)["state_dict"]
     for age, name in enumerate(["last.ckpt", "step=2.ckpt", "step=1.ckpt"]):
         if age < 2:

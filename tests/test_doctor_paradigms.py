@@ -54,7 +54,14 @@ def subject(module: RewardModule) -> Subject:
         (CriticRM, "qwen2_5_vl", "shared", {}, set()),
         (CriticRM, "qwen2", "padded", {"critique": "none"}, {"shared layout = padded layout"}),
         (GenerativeRM, "qwen2_5_vl", "shared", {}, {JUDGED}),
-        (GenerativeRM, "qwen2_5_vl", "padded", {"style": "reasoning"}, {JUDGED, "shared layout = padded layout"}),
+        pytest.param(
+            GenerativeRM,
+            "qwen2_5_vl",
+            "padded",
+            {"style": "reasoning"},
+            {JUDGED, "shared layout = padded layout"},
+            marks=pytest.mark.slow,
+        ),
         (GenerativeRM, "qwen2", "shared", {"backbone": {"lora": LoRA(rank=4)}}, {JUDGED}),
     ],
 )

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from nbmake import nb_run
 
+from lit_basereward.demo import TinyQwen2_5VL
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-SLOW = ("05_paradigms_at_equal_cost", "06_ensemble", "07_grpo_hybrid")
+QUICK = ("01_score_a_pair", "02_train_the_demo")
+"""Run by default: 20 s each, half of it for imports. The others are slow tests."""
 LARGEST = 300_000
 """Bytes of a notebook, pictures included."""
 PLACE = re.compile(r"""(?:^|[\s"'(=:])(?:/(?:[\w.-]+/)+|[A-Z]:\\|~/|file://)""", re.MULTILINE)
@@ -37,19 +40,58 @@ def assigned(source: str) -> set[str]:
 
 def test_all_are_found():
     """Seven, and each has its line in the table of the folder's page."""
-    assert [name[:2] for name in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 8)] and set(SLOW) <= set(NOTEBOOKS)
+    assert [name[:2] for name in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 8)] and set(QUICK) <= set(NOTEBOOKS)
     page = (FOLDER / "README.md").read_text()
     assert re.findall(r"^\| \[.*\]\((\w+)\.ipynb\) ", page, re.MULTILINE) == NOTEBOOKS
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NOTEBOOKS])
-def test_runs(name, tmp_path, monkeypatch):
-    """In an empty folder, so on its own, with the small values that its cell of constants names for nbmake."""
-    shutil.copy(FOLDER / f"{name}.ipynb", tmp_path)
+@pytest.fixture
+def error_of(tmp_path, monkeypatch):
+    """``error_of(name, **constants)``: the error of a run in an empty folder, with the small values of its cell."""
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws into the notebook, as it does for a reader
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    error = nb_run.NotebookRun(tmp_path / f"{name}.ipynb", default_timeout=300).execute().error
+
+    def run(name: str, **constants: Any) -> Any:
+        notebook = read(name)
+        code(notebook)[0]["metadata"]["nbmake"]["mock"].update(constants)
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook))
+        return nb_run.NotebookRun(tmp_path / f"{name}.ipynb", default_timeout=300).execute().error
+
+    return run
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NOTEBOOKS])
+def test_runs(name, error_of):
+    """In an empty folder, so on its own, with the small values that its cell of constants names for nbmake."""
+    error = error_of(name)
     assert error is None, f"cell {error.failing_cell_index}: {error.summary}\n{error.trace}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["02_train_the_demo", "03_your_own_head", "05_paradigms_at_equal_cost"])
+def test_switches_to_a_real_backbone(name, error_of, tmp_path):
+    """One constant: a folder as the hub has them, with weights and adapters beside them."""
+    tiny = TinyQwen2_5VL()
+    shutil.copytree(tiny.folder(), tmp_path / "real")
+    tiny.load(language_head=True).save_pretrained(tmp_path / "real")
+    error = error_of(name, BACKBONE=str(tmp_path / "real"))
+    assert error is None, f"cell {error.failing_cell_index}: {error.summary}\n{error.trace}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["01_score_a_pair", "04_read_a_report", "07_grpo_hybrid"])
+def test_a_missing_model_is_not_made_up(name, error_of, tmp_path):
+    """A misspelt place of a checkpoint is an error; the demo's model is trained at its own place alone."""
+    error = error_of(name, MODEL=str(tmp_path / "mispelt.ckpt"))
+    assert error is not None and "mispelt.ckpt" in error.trace and not (tmp_path / "mispelt.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_one_constant_switches_to_a_real_model(name):
+    """The page of the folder says which."""
+    names = assigned("".join(code(read(name))[0]["source"]))
+    trains = name[:2] in ("02", "03", "05")
+    assert ("BACKBONE" in names) == trains and (trains or names & {"MODEL", "MEMBERS"})
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

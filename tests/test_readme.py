@@ -14,16 +14,18 @@ from lit_basereward.demo.files import write_files
 
 ROOT = Path(__file__).parents[1]
 BENCHMARK = [{"id": f"RLHF-{n}", "query": f"q{n}", "response": ["x", "y"], "human_ranking": [0, 1]} for n in range(4)]
-SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 1 --data.num_workers 0 --trainer.accelerator cpu"
-TINY = f"{SHORT} --model.backbone.name_or_path BACKBONE --data.global_batch_size 4 --trainer.accumulate_grad_batches 1"
+STEP = "--trainer.max_steps 1 --data.num_workers 0 --trainer.accelerator cpu --trainer.enable_progress_bar false"
+SHORT = "--trainer.limit_val_batches 0 --data.global_batch_size 4 --data.train digits/train.jsonl"
+TINY = "--model.backbone.name_or_path BACKBONE --data.global_batch_size 4 --trainer.accumulate_grad_batches 1"
 # what a command begins with -> what is put behind it; the longest that fits
 OPTIONS = {
-    "fit --config configs/demo": f"{SHORT} --trainer.enable_progress_bar false",
-    "fit --config configs/7b.yaml": TINY,
+    "fit --config configs/demo": f"{STEP} {SHORT}",
+    "fit --config configs/demo.yaml --data.train": STEP,  # with validation: later commands take its best.ckpt
+    "fit --config configs/7b.yaml": f"{STEP} {TINY}",
     "fit --config configs/7b.yaml --config configs/overlays/qlora.yaml": "--print_config",
     "fit --config configs/7b.yaml --config configs/overlays/fsdp.yaml": "--print_config",  # tests/distributed runs it
-    "fit --config configs/critic_7b.yaml": TINY,
-    "fit --config configs/generative_7b.yaml": TINY,
+    "fit --config configs/critic_7b.yaml": f"{STEP} {TINY} --trainer.limit_val_batches 0",
+    "fit --config configs/generative_7b.yaml": f"{STEP} {TINY} --trainer.limit_val_batches 0",
     "test --config configs/7b.yaml": "--print_config",
     "test --config configs/ensemble.yaml": "--print_config",
     "test --ckpt_path": "--trainer.accelerator cpu",

@@ -50,8 +50,8 @@ def serve(
         token: that callers must show as bearer token. Others see the command line, so better give it in the
             environment, as LIT_BASEREWARD_TOKEN.
         device: where it computes. None is the first GPU, else the CPU.
-        max_batch_tokens: most tokens that are computed at once, which bounds the memory of the model: larger groups
-            are scored in parts, and a judge's are answered with 422. Texts that a critic or judge writes come on top.
+        max_batch_tokens: most tokens that are computed at once: bounds the memory of the model. Larger groups are
+            scored in parts, a judge's are answered with 422. Texts that a critic or judge writes come on top.
         max_queue: requests taken on at a time; more are answered with 429.
         max_body: bytes of a request; larger ones are answered with 413.
         max_pixels: of all images of a group; more are answered with 422 before any is decoded.

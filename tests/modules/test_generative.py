@@ -136,6 +136,7 @@ def test_votes_with_half_a_vote_on_each_side():
     assert scores(found, Two()).tolist() == pytest.approx([0.402359, -0.402359, 0.0, 0.0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_reasoning_judge_learns_its_traces_and_votes(backbone_folder):
     """Taught four traces by heart, it writes their answers: one vote each in the order that it was taught, and a row's
     sign is that of its answer. Without parsed answers all is even."""
