@@ -4,7 +4,8 @@
 
 `load`: clients that each send their next request when the last is answered, over 500 different groups of an image of 56
 to 112 px, a question and 2 to 4 answers, to the demo's tiny backbone with random weights. Each answer is held against
-`Scorer.score_rows` of its own group, to 1e-5. `abuse`: what no client should do, under half the load; then SIGTERM.
+`Scorer.score_rows` of its own group, to 1e-5. `abuse`: what no client should do, under half the load. `SIGTERM`: what
+the server accepted, by its own count, beside what clients were answered, and errors of their connections.
 `rollouts`: 16 responses of 16 to 256 tokens to one prompt with a noise image, the model of `train_throughput.py`, over
 HTTP and from Python, in the shared and the padded layout. `own` is the server's processor time outside
 `Collator.prepare` and `Scorer.score_items`, over all its processor time.
@@ -16,6 +17,7 @@ import argparse
 import asyncio
 import base64
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,6 +28,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -54,7 +57,7 @@ def build(folder: str, layout: str) -> Any:
 
 
 def serve_measured(folder: str, layout: str, pipe: Connection) -> None:
-    """Serve until SIGTERM; answer every message on the pipe with the processor seconds so far."""
+    """Serve until SIGTERM; answer every message on the pipe with figures so far, and leave them there at the end."""
     from lit_basereward.data.collator import Collator
     from lit_basereward.serving.app import Service
     from lit_basereward.serving.batching import Batcher
@@ -63,6 +66,12 @@ def serve_measured(folder: str, layout: str, pipe: Connection) -> None:
     warnings.filterwarnings("ignore")
     scorer, work = build(folder, layout), {"prepare": 0.0, "score": 0.0}
     sizes: list[int] = []
+    served = Counter[str]()
+
+    class Counting(Service):
+        async def _answer(self, *request: Any) -> Any:
+            served["accepted"] += 1
+            return await super()._answer(*request)
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -79,7 +88,16 @@ def serve_measured(folder: str, layout: str, pipe: Connection) -> None:
     Collator.prepare = timed("prepare", Collator.prepare)  # type: ignore[method-assign]
     score = timed("score", scorer.score_items)
     scorer.score_items = lambda items: (sizes.append(len(items)), score(items))[1]
-    running = server(Service(Batcher(scorer), token=TOKEN), "127.0.0.1", 0)
+    running = server(Counting(Batcher(scorer), token=TOKEN), "127.0.0.1", 0)
+
+    def figures() -> dict[str, Any]:
+        rss = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+        threads = threading.active_count()
+        files = len(os.listdir("/proc/self/fd"))
+        mean = statistics.mean(sizes) if sizes else 0.0
+        sizes.clear()
+        found = {"cpu": time.process_time(), **work, "rss": int(rss.split()[1]) / 1024, "rows a batch": mean}
+        return found | {"threads": threads, "files": files, "accepted": served["accepted"]}
 
     def report() -> None:
         while not running.started:
@@ -87,16 +105,11 @@ def serve_measured(folder: str, layout: str, pipe: Connection) -> None:
         pipe.send(running.servers[0].sockets[0].getsockname()[1])
         while pipe.poll(None):
             pipe.recv()
-            rss = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-            threads = threading.active_count()
-            files = len(os.listdir("/proc/self/fd"))
-            mean = statistics.mean(sizes) if sizes else 0.0
-            sizes.clear()
-            figures = {"cpu": time.process_time(), **work, "rss": int(rss.split()[1]) / 1024, "rows a batch": mean}
-            pipe.send(figures | {"threads": threads, "files": files})
+            pipe.send(figures())
 
     threading.Thread(target=report, daemon=True).start()
     running.run()
+    pipe.send(figures())
 
 
 class Served:
@@ -166,7 +179,7 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     wrong: int = 0
-    lost: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
     worst: float = 0.0
 
     async def client(self, port: int, numbers: Any) -> None:
@@ -179,8 +192,8 @@ class Load:
                 status, answer = await client.post(b'{"id": "%d", ' % n + self.bodies[which])
             except ConnectionRefusedError:  # it listens no more
                 return
-            except (OSError, EOFError):
-                self.lost += 1
+            except (OSError, EOFError) as error:
+                self.lost[type(error).__name__] += 1
                 return
             self.seconds.append(time.perf_counter() - start)
             self.statuses[status] = self.statuses.get(status, 0) + 1
@@ -224,7 +237,7 @@ async def under_load(served: Served, load: Load, requests: int, clients: int) ->
     seconds, after = time.perf_counter() - start, served.figures()
     ordered = sorted(load.seconds)
     return {
-        "requests": len(ordered), "statuses": load.statuses, "wrong": load.wrong, "lost": load.lost,
+        "requests": len(ordered), "statuses": load.statuses, "wrong": load.wrong, "lost": load.lost.total(),
         "worst difference": load.worst, "per second": len(ordered) / seconds,
         "p50 ms": 1000 * ordered[len(ordered) // 2], "p95 ms": 1000 * ordered[len(ordered) * 95 // 100],
         "rows a batch": after["rows a batch"], "MiB over time": memory, **share(before, after),
@@ -251,7 +264,7 @@ async def vanish(port: int, body: bytes, sent: int, times: int) -> str:
 
 
 async def abuse(served: Served, load: Load, clients: int) -> dict[str, Any]:
-    """Everything that no client should do while others are served; then SIGTERM."""
+    """Everything that no client should do while others are served."""
     stop, found = False, {}
 
     def endless() -> Any:
@@ -294,16 +307,28 @@ async def abuse(served: Served, load: Load, clients: int) -> dict[str, Any]:
     found["answered a second, 100 clients stuck"] = f"{rate:.0f}"
     for _, writer in slow:
         writer.close()
-    await asyncio.sleep(1)
-    found["after it"] = {key: served.figures()[key] for key in ("rss", "threads", "files")}
-    load.lost = 0
-    code = await asyncio.to_thread(served.stop)
     stop = True
     await asyncio.gather(*tasks)
-    found["SIGTERM"] = f"exit {code}; {load.lost} requests without an answer"
+    await asyncio.sleep(1)
+    after = served.figures()
+    found["after it"] = {key: after[key] for key in ("rss", "threads", "files")}
     found["statuses of the others"] = load.statuses
-    found["wrong answers"] = load.wrong
+    found["wrong answers"], found["without an answer"] = load.wrong, load.lost
     return found
+
+
+async def stopped(served: Served, load: Load, clients: int) -> dict[str, Any]:
+    """SIGTERM while clients ask on and on."""
+    before, numbers = served.figures()["accepted"], itertools.count()
+    tasks = [asyncio.create_task(load.client(served.port, numbers)) for _ in range(clients)]
+    await asyncio.sleep(2)
+    code = await asyncio.to_thread(served.stop)
+    await asyncio.gather(*tasks)
+    refused = load.statuses.get(503, 0)
+    return {
+        "exit": code, "accepted": served.pipe.recv()["accepted"] - before, "wrong": load.wrong,
+        "answered": sum(load.statuses.values()) - refused, "refused": refused, "without an answer": load.lost,
+    }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- 16 rollouts
@@ -356,8 +381,9 @@ def main() -> None:
         served = Served(folder)
         results["load"] = asyncio.run(under_load(served, load, args.requests, args.clients))
         print("load", json.dumps(results["load"], indent=1), flush=True)
-        results["abuse"] = asyncio.run(abuse(served, Load(load.bodies, load.expected), args.clients // 2))
-        print("abuse", json.dumps(results["abuse"], indent=1), flush=True)
+        for name, part in (("abuse", abuse), ("SIGTERM", stopped)):
+            results[name] = asyncio.run(part(served, Load(load.bodies, load.expected), args.clients // 2))
+            print(name, json.dumps(results[name], indent=1), flush=True)
         write_backbone(Path(scratch, "large"))
         for pixels in args.pixels if args.rollouts else []:
             results[f"rollouts {pixels}"] = rollouts(str(Path(scratch, "large")), pixels, args.rollouts, 8)

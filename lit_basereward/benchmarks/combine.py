@@ -120,7 +120,7 @@ def fit_on_files(
         if not force:
             raise ValueError(
                 f"--fit_on is the file that is reported: {benchmark.title}; a combiner is fitted on other rows, or "
-                "with --force, which marks the report"
+                "with --force true, which marks the report"
             )
         benchmark.remark(FITTED_HERE)
         held = benchmark

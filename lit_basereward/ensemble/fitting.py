@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -113,20 +113,27 @@ def marked(combiner: Combiner, fitted_on: dict[str, str]) -> Combiner:
 
 
 def draw(sources: Sequence[Source], num_rows: int, seed: int) -> list[Preference]:
-    """Rows with a comparison, drawn uniformly from those of all sources together; all where there are fewer."""
+    """Rows with a comparison, drawn uniformly from those of all sources together; all where there are fewer.
+
+    Rows that cannot be read are left out, and told.
+    """
     places = [(source, index) for source in sources for index in range(len(source))]
     random.Random(seed).shuffle(places)
 
-    def usable() -> Iterator[Preference]:
-        for source, index in places:
-            try:
-                row = source[index]
-            except RowError:
-                continue
-            if row.comparisons():
-                yield row
-
-    rows = [row for _, row in zip(range(num_rows), usable(), strict=False)]
+    rows: list[Preference] = []
+    left_out: list[RowError] = []
+    for source, index in places:
+        if len(rows) == num_rows:
+            break
+        try:
+            row = source[index]
+        except RowError as error:
+            left_out.append(error)
+            continue
+        if row.comparisons():
+            rows.append(row)
+    if left_out:
+        print(f"{len(left_out)} of the rows that were drawn cannot be read and are left out, such as: {left_out[0]}")
     if not rows:
         raise ValueError("fit_on has no row with a comparison; give rows whose responses are rated differently")
     return rows

@@ -145,16 +145,20 @@ def plain(text: str) -> str:
         ('cat', 'cat')
     """
     text = MARKUP.sub(r"\1", straight(text))
-    text = " ".join(re.sub(r"[*_`$\"]", "", text).casefold().split()).strip(" .,;:!?'")
+    text = " ".join(re.sub(r"[`$\"]|(?<!\w)[*_]+|[*_]+(?!\w)", "", text).casefold().split())
+    text = text.rstrip(" .,;:!?'").lstrip(" ,;:!?'")  # .5 is not 5
     return re.sub(r"^(?:an?|the) (?=.)", "", text)
 
 
 # ---------------------------------------------------------------------------------------------------------- choices
 _TRUE_CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.):]|\Z))[.):]?(?:\s+(\S.*))?", re.DOTALL)
 _CHOSEN = re.compile(
-    r"[\s*$]*(?:(?:option|choice)\s+)?(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[.):*]|[\s$]*\Z)|([A-J])(?=\s+(?:because|since)\b))"
+    r"[\s*$]*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[.):*]|[\s$]*\Z)|([A-J])(?=\s+(?:because|since)\b))"
 )
-_NAMED = re.compile(r"\b(?:option|choice)\s+\(?([A-J])\b|\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right)\b")
+_NAMED = re.compile(r"\b(?:option|choice)\s+\(?([A-J])\b|\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|answer)\b")
+_UNDONE = re.compile(
+    r"(?:(?:and|or)\s+)?(?:\([A-J]\)|[A-J](?=[.):,]|\s*\Z|\s+(?:and|or)\b))|(?:is|was)\s+(?:not|wrong|incorrect|false)\b"
+)
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*)")
 
 
@@ -166,13 +170,18 @@ def options_of(prompt: str) -> dict[str, str]:
 
 def _same_choice(given: Answer, letter: str, text: str, options: Mapping[str, str]) -> bool:
     """The letter decides where there is one; an option's text alone does, too."""
+    texts = {plain(each) for each in (text, options.get(letter, "")) if each}
     said = MARKUP.sub(r"\1", given.text)
     bare = said if given.marked else _bare(said)
     if chosen := _CHOSEN.match(said) or _CHOSEN.match(bare):
-        return next(filter(None, chosen.groups())).upper() == letter
+        own = next(filter(None, chosen.groups())).upper()
+        rest = chosen.string[chosen.end() :].lstrip(" .):*,/")
+        return own == letter and (plain(rest) in texts or not _UNDONE.match(rest))
     if named := list(_NAMED.finditer(said)):
-        return (named[-1][1] or named[-1][2]) == letter and not denied(said[: named[-1].start()])
-    return plain(bare) in {plain(each) for each in (text, options.get(letter, "")) if each}
+        *others, last = [match[1] or match[2] for match in named]
+        hedged = others[-1:] not in ([], [last]) and re.search(r"\bor\b", said[named[-2].end() : named[-1].start()])
+        return last == letter and not hedged and not denied(said[: named[-1].start()])
+    return plain(bare) in texts
 
 
 # --------------------------------------------------------------------------------------------------------- formulas

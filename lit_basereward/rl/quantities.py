@@ -14,7 +14,9 @@ from dataclasses import dataclass
 MARKUP = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 """LaTeX around words."""
 _DENIED = re.compile(
-    r"(?:\b(?:not|no|never|nor|neither|cannot)\b|n['\u2019]t\b)(?:\s+(?!(?:but|and)\b)\w+){0,3}\s*\Z", re.I
+    r"(?:\b(?:not|no|never|nor|neither|cannot|nothing|none|doubt|impossible|unlikely|false|wrong|if|whether)\b|n['\u2019]t\b)"
+    r"(?:\s+(?!(?:but|and)\b)\w+){0,3}\s*\Z",
+    re.I,
 )
 
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u207a\u207b]+")
@@ -26,6 +28,7 @@ _NUMBER = rf"[-+]?(?:(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?|\.\d+)(?:{_POWER})
 _QUANTITY = re.compile(
     r"(?:(?P<money>[$\u20ac\u00a3])\s*)?(?<![\w.])(?:(?P<units>[-+]?\d+)\s+(?=\d+\s*/))?"
     rf"(?P<number>{_NUMBER})(?:\s*/\s*(?P<below>\d+(?:\.\d+)?))?"
+    r"(?P<times>k\b|\s*(?:hundred|thousand|million|billion|trillion|dozen)\b)?"
     r"(?:\s*(?P<unit>%|\\%|percent\b|°\s?[CF]?|[^\W\d_]+(?:/[^\W\d_]+)?(?:\^?[23]\b)?))?",
     re.IGNORECASE,
 )
@@ -56,6 +59,19 @@ _UNITS = {
     **{name: ("pound", 1.0) for name in ("\u00a3", "gbp")},
 }
 """What a unit measures, and how many of its base unit it is. Names that are not here are a unit each."""
+_TIMES = {"k": 1e3, "dozen": 12, "hundred": 100, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_VARIABLES = {"x", "y", "z", "n", "pi", "\u03c0"}
+"""What stands behind a factor rather than a number."""
+_JOINED = re.compile(
+    rf"(?:\d\s*(?:(?:{'|'.join(map(re.escape, _UNITS))})s?)?\s*"  # 2:3, 5 or 6, 1 hour and 30 minutes
+    r"(?:[^\w\s=\u2248\u2192]+|\\(?:times|cdot|div|pm))?\s*(?:\b(?:and|or|to|of|out\s+of|by|plus|minus|times|x)\b)?"
+    r"|[\^_<>\u2260\u2264\u2265\u00b1]|!=|(?<!\A)-|\\(?:neq?|leq?|geq?|lt|gt|pm)"
+    r"|(?:sqrt|log|ln|minus|negative)|\b(?:than|at\s+least|at\s+most|anything\s+but|except|instead\s+of|without|unlike))"
+    r"[\s({\[]*\Z",
+    re.I,
+)
+"""Before a number that is a part of something, a bound, or named to be left out."""
+_GOES_ON = re.compile(r"\s*(?:[\^*/+]|\\[a-z]|per\b|(?:(?:is|was|are)\s+)?(?:not|wrong|incorrect|false)\b)", re.I)
 _MEASURED = {"length", "mass", "time", "volume", "speed"}
 
 
@@ -93,7 +109,8 @@ def denied(before: str) -> bool:
 
 
 def quantity(text: str, anywhere: bool = False) -> Quantity | None:
-    """The number that a text is, with its unit; with ``anywhere`` the last one in it, unless it is denied.
+    """The number that a text is, with its unit; with ``anywhere`` the last one in it, unless that is denied or a part
+    of something more, such as a list, a range, a ratio or a formula.
 
     Example:
         >>> quantity("1,200 m"), quantity("3/4").value, quantity("2 of 3")
@@ -102,10 +119,15 @@ def quantity(text: str, anywhere: bool = False) -> Quantity | None:
     text = _FRACTION.sub(_plain_fraction, MARKUP.sub(r" \1", straight(text))).strip()
     if text.count("$") > 1 or "\\$" in text:  # LaTeX's, not dollars
         text = text.replace("\\$", "\0").replace("$", "").replace("\0", "$")
-    text = re.sub(r"\*\*|[`~]", "", text).strip(" .,;:!?=")
+    text = re.sub(r"\^(?:\{\\circ\}|\\circ\b)", "°", text)
+    text = re.sub(r"\*\*|[`~]", "", re.sub(r"\\[,;:! ()\[\]]", " ", text)).rstrip(" .,;:!?=").lstrip(" ,;:")
+    text = re.sub(r"\A(?:[a-z]\s*)?=\s*", "", text, flags=re.I)  # x = 3
     found = list(_QUANTITY.finditer(text)) if anywhere else [_QUANTITY.fullmatch(text)]
     match = found[-1] if found else None
-    if match is None or (anywhere and denied(text[: match.start()])):
+    if match is None:
+        return None
+    before = text[: match.start()][-80:]
+    if anywhere and (denied(before) or _JOINED.search(before) or _GOES_ON.match(text, match.end())):
         return None
     return _read(match)
 
@@ -122,6 +144,7 @@ def _read(match: re.Match[str]) -> Quantity | None:
     number = float(f"{digits}e{match['ten']}" if match["ten"] else digits) / below if below else math.inf
     if match["units"]:
         number = float(match["units"]) + math.copysign(number, -1.0 if match["units"].startswith("-") else 1.0)
+    number *= _TIMES[match["times"].strip().lower()] if match["times"] else 1
     kind, factor = _unit((match["money"] or match["unit"] or "").lower().replace(" ", ""))
     if not math.isfinite(number * factor):
         return None
@@ -148,7 +171,7 @@ def same_quantity(given: Quantity, truth: Quantity, tolerance: float) -> bool:
     pairs = []
     if given.kind == truth.kind:
         pairs = [(given.value, truth.value)]
-    elif not (given.kind and truth.kind):
+    elif not (given.kind and truth.kind) and given.kind not in _VARIABLES:
         pairs = [(given.number, truth.number)]
     if {given.kind, truth.kind} == {"percent", ""}:
         shares = [each.value / (100 if each.kind else 1) for each in (given, truth)]

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
@@ -138,11 +139,26 @@ def server(service: Service, host: str, port: int) -> uvicorn.Server:
 
         async def on_tick(self, counter: int) -> bool:
             if service.stopping and service.in_flight == 0:
-                # the last to connect still get their refusal in between
-                self.should_exit |= not self.servers[0].is_serving()
+                self.should_exit |= not self.servers[0].is_serving()  # those who were let in last had their refusal
                 for listener in self.servers:
-                    listener.close()
+                    await self.close(listener)
             return await super().on_tick(counter)
+
+        async def close(self, listener: asyncio.Server) -> None:
+            """Listen no more, and let in those whom the system has connected already: it would reset them."""
+            doors = [socket.fromfd(each.fileno(), each.family, each.type) for each in listener.sockets]
+            listener.close()
+            connected = []
+            for door in doors:
+                with door, suppress(OSError):
+                    for _ in range(self.config.backlog):
+                        connected.append(door.accept()[0])
+            for connection in connected:
+                connection.setblocking(False)
+                await asyncio.get_running_loop().connect_accepted_socket(self.protocol, connection)
+
+        def protocol(self) -> Impatient:
+            return Impatient(self.config, self.server_state, self.lifespan.state)
 
     return Server(
         uvicorn.Config(

@@ -265,6 +265,17 @@ def test_rows_are_drawn_uniformly_from_all_sources():
     assert ids == [row.id for row in draw(marked, 200, seed=0)] != [row.id for row in draw(marked, 200, seed=1)]
 
 
+def test_rows_that_cannot_be_read_are_told(tmp_path, capsys):
+    """Of 4 rows 1 has an image outside ``image_root``; with 3 that are good none is missing unsaid."""
+    path = Path(rows_file(tmp_path / "held.jsonl", 1))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[2]["images"] = ["/elsewhere/a.png"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = draw([JSONLSource(str(path))], 10, seed=0)
+    assert sorted(row.id for row in rows) == ["0", "1", "3"]
+    assert "1 of the rows that were drawn cannot be read and are left out, such as: " in capsys.readouterr().out
+
+
 def _with_id(row, name):
     from dataclasses import replace
 

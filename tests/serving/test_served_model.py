@@ -91,7 +91,8 @@ def test_rewards_are_those_of_the_model_here(model: str, served: Running) -> Non
 
 
 def test_an_ensemble(model: str, backbone_folder: Callable[[str], str], tmp_path: Path) -> None:
-    """Of two that see and one that does not: served, loaded and asked from Python it says the same, and cuts."""
+    """Of two that see and one that does not: served, loaded and asked from Python it says the same, and cuts. The
+    tokens of a batch are counted over all three."""
     other = save(NaiveRM(Backbone(backbone_folder("qwen2_vl"), max_length=48)), tmp_path / "o.ckpt", None)
     blind = save(NaiveRM(Backbone(backbone_folder("qwen2"), max_length=64)), tmp_path / "b.ckpt", None)
     config = tmp_path / "ensemble.yaml"
@@ -108,10 +109,12 @@ def test_an_ensemble(model: str, backbone_folder: Callable[[str], str], tmp_path
         here, there = (ModelReward(place, device="cpu")(texts, samples)["reward"] for place in (str(config), url(api)))
         assert there == pytest.approx(here, abs=1e-5)
         answer = api.request("/v1/score", {"prompt": "x", "responses": ["yes", TEXTS[-1]]}).json
-    parts = scorer.collator.prepare(0, scorer.row("x", ["yes", TEXTS[-1]]))
     assert answer["rewards"] == pytest.approx(scorer.score("x", ["yes", TEXTS[-1]]).tolist(), abs=1e-5)
     assert answer["truncated"] == [False, True] and answer["prompt_tokens"] > 0
-    assert scorer.collator.num_tokens(parts) > 3 * (answer["prompt_tokens"] + 30)
+    tokens = scorer.collator.num_tokens(scorer.collator.prepare(0, scorer.row("x", ["yes"])))
+    for most, status in ((tokens, 200), (tokens - 1, 422)):
+        with running(scorer, max_tokens=most) as api:
+            assert api.request("/v1/score", {"prompt": "x", "responses": ["yes"]}).status == status
 
 
 def test_a_judge(backbone_folder: Callable[[str], str], tmp_path: Path) -> None:

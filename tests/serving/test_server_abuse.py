@@ -177,6 +177,22 @@ def test_a_stopping_server(scorer: Scorer) -> None:
         assert not api.thread.is_alive() and not api.service.batcher._thread.is_alive()
 
 
+def test_the_last_to_connect(scorer: Scorer) -> None:
+    """One that the system has connected when the server closes, and the server has not seen yet, gets its refusal."""
+    whole = json.dumps(BODY).encode()
+    with running(scorer) as api:
+
+        async def connect_and_close() -> socket.socket:
+            late = raw(api, whole, len(whole))
+            api.server.handle_exit(signal.SIGTERM, None)
+            await api.server.on_tick(0)
+            return late
+
+        loop = api.server.servers[0].get_loop()
+        late = asyncio.run_coroutine_threadsafe(connect_and_close(), loop).result(20)
+        assert not api.server.servers[0].is_serving() and status(late) == 503
+
+
 def test_a_failing_row_does_not_fail_its_neighbours(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch in which the model fails at one row: that row is 500, or 422 where it says why; the others are scored."""
     score = scorer.score_items
