@@ -31,7 +31,7 @@ from lit_basereward.modules.cost import Cost
 from lit_basereward.modules.fused import fuse
 from lit_basereward.modules.partial import leave_out_frozen, with_own_frozen
 from lit_basereward.modules.provenance import provenance
-from lit_basereward.modules.recipe import class_path, recipe
+from lit_basereward.modules.recipe import check_rebuilt, class_path, recipe
 from lit_basereward.modules.schedule import WarmupCosine
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.probe import choose_layout
@@ -298,6 +298,8 @@ class RewardModule(pl.LightningModule, ABC):
             ValueError: naming the setting and what to use.
         """
         silence()
+        if stage == "fit" and self.trainer.checkpoint_callbacks:
+            check_rebuilt(type(self), self.described())
         strategy, precision = self.trainer.strategy, str(self.trainer.precision)
         if type(strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):  # a plugin of the user's stays
             strategy.checkpoint_io = WholeCheckpointIO(resumes=stage == "fit")

@@ -20,6 +20,27 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def check_rebuilt(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse a module that could not be built again from its checkpoints.
+
+    Args:
+        cls: the module's class.
+        arguments: of its constructor, as a checkpoint will hold them.
+
+    Raises:
+        ValueError: naming the arguments without default that are missing.
+    """
+    parameters = [*inspect.signature(cls).parameters.values()]
+    needed = [
+        each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    if missing := [name for name in needed if name not in arguments]:
+        raise ValueError(
+            f"{class_path(cls)} could not be built again from its checkpoints, which would not hold "
+            f"{', '.join(missing)}; call self.save_hyperparameters() in its constructor"
+        )
+
+
 def recipe(value: Any) -> Any:
     """What builds ``value`` again, in the form of a YAML config: ``class_path`` and ``init_args``.
 

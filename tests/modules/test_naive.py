@@ -348,6 +348,39 @@ def test_recipe_refuses_what_it_cannot_write():
         recipe(object())
 
 
+class Unsaved(lit_basereward.RewardModule):
+    """A paradigm that does not call ``save_hyperparameters``."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+
+    network, collator, score, loss = NaiveRM.network, NaiveRM.collator, NaiveRM.score, NaiveRM.loss
+
+
+class Forgetting(BradleyTerry):
+    def __init__(self, power: float) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("kind", ["module", "loss"])
+def test_what_no_checkpoint_could_hold_is_refused_before_training(backbone_folder, tmp_path, kind):
+    """Not at the first checkpoint, hours later, nor when it is loaded. A run without checkpoints may do as it likes."""
+    module = naive(backbone_folder("qwen2"), loss=Forgetting(2.0))
+    told = "keeps no attribute power"
+    if kind == "module":
+        module, told = (
+            Unsaved(Backbone(backbone_folder("qwen2"))),
+            r"hold backbone; call self\.save_hyperparameters\(\)",
+        )
+    trainer = pl.Trainer(**{**QUIET, "enable_checkpointing": True, "default_root_dir": tmp_path, "max_steps": 1})
+    data = PreferenceDataModule(train=ListSource(preferences(0, images=False)), global_batch_size=20)
+    with pytest.raises(ValueError, match=told):
+        trainer.fit(module, data)
+    assert trainer.global_step == 0 and not list(tmp_path.rglob("*.ckpt"))
+    if kind == "loss":
+        pl.Trainer(**QUIET, default_root_dir=tmp_path, max_steps=1).fit(module, data)
+
+
 def test_first_batch_metrics(backbone_folder, tmp_path):
     """What is logged after a step: the loss of equal rewards is log 2, and every promised figure is there."""
 
