@@ -25,6 +25,7 @@ _REQUIRED = re.compile(r"the following arguments are required: (.+)")
 _NO_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 _NO_MODULE = re.compile(r"No module named '([^']+)'")
 _SHORT_NAME = re.compile(r"Expected a dot import path string: (\S+)")
+_NUMBER = re.compile(r"<class '(?:int|float|bool)'>")
 _NOT_SUBCLASS = re.compile(r"Expected '([^']+)' to be a subclass of (.+?)\.")
 
 
@@ -119,8 +120,9 @@ def _deepest(lines: list[_Line], place: _Place) -> _Problem | None:
     union = next((line.text for line in lines if line.text.startswith("Subtypes: ")), "")
     value = next((line.text for line in lines if line.text.startswith("Given value: ")), "")
     best = max(problems, key=lambda problem: problem.depth, default=None)
-    if union and (best is None or best.depth <= place.depth):
-        shown = value.removeprefix("Given value: ")
+    number = bool(_NUMBER.search(union)) and any(_SHORT_NAME.match(each.text) for line in lines for each in line.below)
+    if union and (best is None or best.depth <= place.depth or number):  # a word for a number is no name of a class
+        shown = value.removeprefix("Given value: ").partition(". Got value: ")[0]
         return _Problem(place.depth, _wrong_value(place, shown, _type_name(union.removeprefix("Subtypes: ")[1:-1])))
     return best
 

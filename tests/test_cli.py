@@ -196,6 +196,10 @@ BAD = {
         "model.init_args.optimizer.init_args.lrr", 1,
         r"model.optimizer: 'lrr' is not a parameter of AdamW; did you mean 'lr'\? accepted: lr, betas, .*",
     ),
+    "word for a number that torch also takes as a tensor": (
+        "model.init_args.optimizer.init_args.lr", "fast",
+        r"model.optimizer.lr: 'fast' is not accepted; accepted: float, Tensor \(class_path and init_args\)",
+    ),
     "wrong literal": (
         f"{HEAD}.activation", "gelu",
         r"model.head.activation: 'gelu' is not accepted; did you mean 'relu'\? "
