@@ -90,7 +90,7 @@ def draw_curves(path: Path, lines: Sequence[Line]) -> Path | None:
     width, height = 14.0, max(3.6, 1.4 + 0.2 * len(sources))
     figure = Figure(figsize=(width, height))  # a layout engine would take longer than the drawing
     names = 1 - 2.7 / width  # where the legend begins
-    figure.subplots_adjust(left=0.04, right=names - 0.01, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.16)
+    figure.subplots_adjust(left=0.045, right=names - 0.01, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.16)
     panels = figure.subplots(1, 3)
     kinds = (
         ("loss", "log_loss", "loss in nats (validation: log loss)", np.log(2)),
@@ -170,7 +170,7 @@ def draw_rewards(path: Path, lines: Sequence[Line]) -> Path | None:
     width, height = 3.4 * max(2, columns), 2.4 * rows + 0.7
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
-        left=0.65 / width, right=1 - 0.1 / width, bottom=0.55 / height, top=1 - 0.85 / height, wspace=0.06, hspace=0.34
+        left=0.9 / width, right=1 - 0.1 / width, bottom=0.55 / height, top=1 - 0.85 / height, wspace=0.06, hspace=0.34
     )
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for panel in grid.flat[len(shown) :]:

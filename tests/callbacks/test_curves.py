@@ -19,6 +19,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_basereward.callbacks.curve_plot import draw_curves, draw_rewards, mean_accuracy, points, smooth
@@ -268,3 +270,18 @@ def test_pictures_of_all_sizes_are_drawn(sources, steps, judge, tmp_path):
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
     assert draw_curves(tmp_path / "a.png", []) is None and draw_rewards(tmp_path / "b.png", []) is None
+
+
+def test_label_and_ticks_of_small_rewards_do_not_overlap(tmp_path, monkeypatch):
+    """Ticks such as -0.025 are the widest: a run's first steps."""
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **named: (drawn.append(figure), save(figure, *given)))
+    figures = {"better_reward": -0.02, "worse_reward": -0.04, "better_reward_std": 0.02, "worse_reward_std": 0.01}
+    assert draw_rewards(tmp_path / "rewards.png", [{"step": step, "train": figures} for step in (1, 2)])
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    label = next(text for text in figure.texts if text.get_text().startswith("reward"))
+    ticks = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels() if tick.get_text()]
+    assert max(box.width for box in ticks) > 30 and label.get_window_extent().x1 < min(box.x0 for box in ticks)
+    assert label.get_window_extent().x0 > 0
