@@ -1,7 +1,7 @@
 """Prove that a change leaves the numbers as they were: train each paradigm for some steps before it and after it.
 
-    git stash; python bench/numerics.py before; git stash pop
-    python bench/numerics.py after --against before
+    git worktree add ../before main && (cd ../before && python bench/numerics.py runs/numerics)
+    python bench/numerics.py runs/numerics --against ../before/runs/numerics
 
 Each of the demo's configs trains for ten steps; the losses of all steps and the weights after the last are kept in the
 folder. With `--against` both are compared with those of another folder: 0 is bit for bit, which a refactoring must
