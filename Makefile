@@ -38,7 +38,7 @@ test: venv
 	$(SAY) "Checking types: mypy lit_basereward"
 	@$(RUN) -m mypy lit_basereward
 	$(SAY) "Running the tests: pytest, on all cores"
-	@$(RUN) -m pytest --numprocesses auto --dist loadfile
+	@$(RUN) -m pytest --numprocesses auto --dist worksteal
 
 # The stamp is written last, so that an interrupted set-up is taken up again by the next make.
 $(STAMP): setup.cfg pyproject.toml $(PINS)
