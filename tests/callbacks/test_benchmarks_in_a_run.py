@@ -178,7 +178,7 @@ def test_rewards_of_another_model_are_not_taken_up(module, backbone_folder, tmp_
     assert len(everything.rows) == 14 + 2 + 3
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_same_figures_on_several_devices(module, tmp_path, devices):
     """Nothing padded, nothing repeated: 14, 2 and 3 rows on 2 and 3 processes, some of which have none."""
     alone = trainer(tmp_path / "1").test(module, data(tmp_path), verbose=False)[0]

@@ -23,6 +23,8 @@ from lit_basereward.testing import preferences, run_ranks, tiny_backbone_folder
 TEXT = ("qwen2", "llama", "mistral")
 SHARED = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "llava", "internvl", "idefics3", "qwen2", "llama")
 PADDED = ("qwen2_5_vl", "llava_onevision", "qwen2", "gemma3", "mistral")
+QUICK = ("qwen2_5_vl", "qwen3_vl", "internvl", "qwen2", "gemma3")
+"""Families of the default run; all are in the slow one."""
 UNLIKE = {
     "gemma3": {"std": 0.03},  # its embeddings are enlarged and tied: with wide weights each token repeats itself
     "mistral": {"sliding_window": 8},  # which must not be counted through the padding
@@ -77,7 +79,12 @@ class Count:
 
 
 @pytest.mark.parametrize(
-    ("family", "layout"), [*((name, "shared") for name in SHARED), *((name, "padded") for name in PADDED)]
+    ("family", "layout"),
+    [
+        pytest.param(family, layout, marks=[] if family in QUICK else [pytest.mark.slow])
+        for layout, families in (("shared", SHARED), ("padded", PADDED))
+        for family in families
+    ],
 )
 def test_greedy_text_equals_one_by_one(backbone_folder, tmp_path, family, layout):
     """Token for token, in one chunk and in several; and the text is not one token again and again."""
