@@ -55,7 +55,7 @@ class CtrlC(Callback):
     """What a terminal does on Ctrl-C: every process gets the signal, data loader workers too."""
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step == 1 and batch_idx % 2 == 0:
-            os.killpg(0, signal.SIGINT)
+            os.killpg(0, getattr(signal, os.environ.get("SIGNAL", "SIGINT")))
 '''
 
 
@@ -492,8 +492,11 @@ def test_printed_config_parses_to_itself(
     assert capsys.readouterr().out == printed
 
 
-def test_ctrl_c_with_workers_ends_with_130_and_resumes_exactly(place: SimpleNamespace, tmp_path: Path) -> None:
-    """Four steps of two micro-batches. Ctrl-C in the first half of the second, which needs one more from a worker."""
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])
+def test_a_signal_to_workers_too_is_a_stop_that_resumes_exactly(
+    place: SimpleNamespace, tmp_path: Path, name: str, code: int
+) -> None:
+    """Four steps of two micro-batches. The signal comes in the first half of the second, which needs one more batch."""
     common = ["fit", "--config", place.config, "--data.num_workers=1", "--trainer.max_epochs=2"]
     stop = "--trainer.callbacks=[{class_path: user_parts.CtrlC}]"
     run = subprocess.run(
@@ -506,12 +509,12 @@ def test_ctrl_c_with_workers_ends_with_130_and_resumes_exactly(place: SimpleName
             "--trainer.default_root_dir",
             str(tmp_path / "stopped"),
         ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SIGNAL": name},
         capture_output=True,
         text=True,
         start_new_session=True,
     )
-    assert run.returncode == 130, run.stderr
+    assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
     (path,) = (tmp_path / "stopped").rglob("interrupted.ckpt")
     assert f"step 2 is saved; to go on, add --ckpt_path {path}" in run.stderr

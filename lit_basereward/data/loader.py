@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -136,6 +137,12 @@ def _pack(batch: Any) -> Any:
     return PackedBatch.of(batch) if isinstance(batch, Batch) and get_worker_info() else batch
 
 
+def _outlive(worker: int) -> None:
+    """A SIGTERM for the whole group, as schedulers send it, reaches workers too, but the step that the run finishes
+    needs their batches. They end with the run; a second one ends them at once."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 class Loader:
     """Batches in the order of a plan, read ahead by workers.
 
@@ -155,7 +162,13 @@ class Loader:
     ) -> None:
         self.plan = plan
         self._batches: DataLoader[Any] = DataLoader(
-            dataset, batch_size=None, sampler=plan, num_workers=num_workers, pin_memory=pin_memory, collate_fn=_pack
+            dataset,
+            batch_size=None,
+            sampler=plan,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            collate_fn=_pack,
+            worker_init_fn=_outlive,
         )
 
     def __len__(self) -> int:
