@@ -86,7 +86,7 @@ UNTRAINED = "weights as in the checkpoint (tensors that differ)"  # without a ch
     ("family", "layout", "adapters", "skipped"),
     [
         ("qwen2_5_vl", "shared", False, set()),
-        ("llava", "padded", False, {"shared layout = padded layout"}),
+        pytest.param("llava", "padded", False, {"shared layout = padded layout"}, marks=pytest.mark.slow),
         ("qwen2", "shared", True, {"rewards move with the images"}),
     ],
 )

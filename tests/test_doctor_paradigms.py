@@ -62,7 +62,9 @@ def subject(module: RewardModule) -> Subject:
             {JUDGED, "shared layout = padded layout"},
             marks=pytest.mark.slow,
         ),
-        (GenerativeRM, "qwen2", "shared", {"backbone": {"lora": LoRA(rank=4)}}, {JUDGED}),
+        pytest.param(
+            GenerativeRM, "qwen2", "shared", {"backbone": {"lora": LoRA(rank=4)}}, {JUDGED}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_healthy_model_passes(backbone_folder, kind, family, layout, options, skipped):

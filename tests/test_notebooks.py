@@ -16,7 +16,7 @@ from lit_basereward.demo import TinyQwen2_5VL
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-QUICK = ("01_score_a_pair", "02_train_the_demo")
+QUICK = ("01_score_a_pair",)
 """Run by default: 20 s each, half of it for imports. The others are slow tests."""
 LARGEST = 300_000
 """Bytes of a notebook, pictures included."""

@@ -202,6 +202,7 @@ def test_a_judge_in_both_orders(judge, tmp_path):
     assert "log-odds for the better response: better response first" in page
 
 
+@pytest.mark.slow
 def test_several_devices_give_the_same(judge, tmp_path):
     """One of two processes has fewer rows; a filler, which has verdicts too, is nobody's row and costs nothing."""
     trainer(tmp_path / "1").test(judge, data(tmp_path / "1"), verbose=False)

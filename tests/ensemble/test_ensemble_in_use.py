@@ -96,6 +96,7 @@ class StopAfter(pl.Callback):
         self.rows += len(batch)
 
 
+@pytest.mark.slow
 def test_an_interrupted_test_goes_on(members, tmp_path):
     """Stopped after 2 of 3 batches of 2 rows it scores the last 2; files and report are those of an unbroken run."""
     rows = preferences(responses=(2, 3, 2, 4, 2, 3))

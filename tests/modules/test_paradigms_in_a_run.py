@@ -71,7 +71,7 @@ def tied(tmp_path_factory) -> str:
 
 @kinds
 @pytest.mark.parametrize(
-    "case", ["vision", "adapters", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tied", "4 bits"))]
+    "case", ["vision", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adapters", "tied", "4 bits"))]
 )
 def test_stop_resume_and_load(backbone_folder, tied, tmp_path, kind, case):
     """Two steps, a checkpoint, two more in a new process's stead: to the bit the weights of four steps in one go.

@@ -327,6 +327,7 @@ def test_training_starts_from_an_export(adapted, exported, backbone_folder):
         NaiveRM(Backbone(folder, max_length=2048), init_from=str(adapted)).configure_model()
 
 
+@pytest.mark.slow
 def test_qlora_from_the_command_line(backbone_folder, tmp_path, monkeypatch):
     """`fit` with the overlay, in float32, then `export`: a linear head on a 4-bit Qwen2.5-VL, written out in full."""
     monkeypatch.chdir(tmp_path)
