@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_basereward.data.sources.base import Source
-from lit_basereward.data.types import ImagePart, ImageRef, Message, Preference
+from lit_basereward.data.types import ImagePart, ImageRef, Preference
 
 
 def write_preferences(path: Path, predictions: Path, source: Source) -> tuple[int, int]:
@@ -18,8 +18,8 @@ def write_preferences(path: Path, predictions: Path, source: Source) -> tuple[in
 
     ``{"prompt": messages, "chosen": [message], "rejected": [message], "images": [path, ...]}``, the conversational form
     of TRL's explicit prompts, which our own sources read, too; ``images`` only where there are some. ``score_chosen``
-    and ``score_rejected`` are the two rewards. A message is a string where its images stand before the text of the
-    first user turn, which is where TRL and we put them, else a list of parts.
+    and ``score_rejected`` are the two rewards. Messages are strings where all images stand before the text of
+    the first user turn, which is where TRL and we put them, else lists of parts.
 
     Images stay where they are: paths are relative to the file if they lie below it. Those that a source holds as bytes
     are written once each to ``<path>.images``.
@@ -63,7 +63,7 @@ def best_and_worst(row: Preference, rewards: list[float]) -> tuple[int, int] | N
 
 
 def _pair(row: Preference, chosen: int, rejected: int, path: Path) -> dict[str, Any]:
-    pair: dict[str, Any] = {"prompt": [_turn(message, row) for message in row.prompt]}
+    pair: dict[str, Any] = {"prompt": _turns(row)}
     for name, k in (("chosen", chosen), ("rejected", rejected)):
         pair[name] = [{"role": "assistant", "content": row.responses[k]}]
     if row.images:
@@ -71,15 +71,24 @@ def _pair(row: Preference, chosen: int, rejected: int, path: Path) -> dict[str, 
     return pair
 
 
-def _turn(message: Message, row: Preference) -> dict[str, Any]:
-    parts = message.content
+def _turns(row: Preference) -> list[dict[str, Any]]:
+    """Strings, if all images stand before the text of the first user turn; else every turn as its parts.
+
+    Never some of each: readers put all images into the first user turn that is a string.
+    """
     first = next(each for each in row.prompt if each.role == "user")
-    leading = len(row.images) if message is first else 0
-    texts = parts[leading:]
-    if all(isinstance(part, str) for part in texts) and len(texts) <= 1:
-        return {"role": message.role, "content": "".join(part for part in texts if isinstance(part, str))}
-    content = [{"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part} for part in parts]
-    return {"role": message.role, "content": content}
+    turns = []
+    for turn in row.prompt:
+        leading = (ImagePart(),) * (len(row.images) if turn is first else 0)
+        text = "".join(part for part in turn.content if isinstance(part, str))
+        if turn.content not in (leading, (*leading, text)):
+            return [{"role": each.role, "content": [_part(part) for part in each.content]} for each in row.prompt]
+        turns.append({"role": turn.role, "content": text})
+    return turns
+
+
+def _part(part: str | ImagePart) -> dict[str, str]:
+    return {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part}
 
 
 def _image(ref: ImageRef, path: Path) -> str:

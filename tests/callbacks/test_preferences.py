@@ -69,6 +69,37 @@ def test_pairs_and_what_gives_none(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "turns",
+    [
+        ["My name is Ann.", "hi", (ImagePart(), "Who is this?")],
+        [("A", "B"), "hi", ("look", ImagePart())],
+        [(ImagePart(), "one"), "hi", (ImagePart(), "two")],
+        [("A", "B")],
+        [(ImagePart(), "A", "B"), "hi", "and?"],
+        [(ImagePart(), ImagePart(), "which?")],
+        [(ImagePart(),), "a cat", "sure?"],
+    ],
+)
+def test_prompts_are_read_back_part_by_part(tmp_path, turns):
+    """No text is lost, whatever stands where; also as TRL fills in the images, in the same places."""
+    contents = [(turn,) if isinstance(turn, str) else turn for turn in turns]
+    prompt = tuple(Message(("user", "assistant")[n % 2], each) for n, each in enumerate(contents))
+    images = tuple(ImageRef(data=random_image(28, n).data) for n in range(sum(c.count(ImagePart()) for c in contents)))
+    (tmp_path / "out.jsonl").write_text(json.dumps({"rewards": [1.0, 0.0]}) + "\n")
+    row = Preference("a", prompt, ("yes", "no"), images=images)
+    write_preferences(tmp_path / "pairs.jsonl", tmp_path / "out.jsonl", ListSource([row]))
+    back = JSONLSource(str(tmp_path / "pairs.jsonl"))[0]
+    assert back.prompt == prompt
+    assert [Path(ref.path).read_bytes() for ref in back.images] == [ref.data for ref in images]
+    trl = pytest.importorskip("trl.data_utils", exc_type=ImportError)
+    written = json.loads((tmp_path / "pairs.jsonl").read_text())
+    filled = trl.prepare_multimodal_messages(written["prompt"], written.get("images"))
+    assert [[part["type"] == "image" for part in turn["content"]] for turn in filled] == [
+        [isinstance(part, ImagePart) for part in each] + [False] * (each == (ImagePart(),)) for each in contents
+    ]
+
+
+@pytest.mark.parametrize(
     ("responses", "rewards", "pair"),
     [
         (("a", "b", "c"), [1.0, 3.0, 2.0], (1, 0)),
