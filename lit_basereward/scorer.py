@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import copy
-import io
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import lit_basereward
 from lit_basereward.allowed import check_classes
 from lit_basereward.checkpoint import is_sharded, read_checkpoint
 from lit_basereward.data.collator import Item
+from lit_basereward.data.images import encode_image
 from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.record import read_prompt
-from lit_basereward.data.types import Preference
+from lit_basereward.data.types import Preference, RowError
 from lit_basereward.ensemble.folder import is_ensemble, load_ensemble
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.shards import first_line
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    ImageLike: TypeAlias = Image | str | Path | bytes | dict[str, Any]
+ImageLike: TypeAlias = Image.Image | str | Path | bytes | dict[str, Any]
 
 
 class Scorer:
@@ -93,10 +91,10 @@ class Scorer:
         self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], images: Sequence[ImageLike] = ()
     ) -> Preference:
         """A prompt, responses and images as one row; the arguments are those of :meth:`score`."""
-        turns = prompt if isinstance(prompt, str) else [_encode_images(turn) for turn in prompt]
+        turns = prompt if isinstance(prompt, str) else [encoded_turn(turn) for turn in prompt]
         where = "the prompt to score"
         # Paths are the caller's own, so they may lie anywhere.
-        messages, refs = read_prompt(turns, [encode_image(image) for image in images], where, root=None)
+        messages, refs = read_prompt(turns, [encoded(image) for image in images], where, root=None)
         return Preference("", messages, tuple(responses), images=refs, where=where)
 
     def score_rows(self, rows: Sequence[Preference] | Source, batch_size: int | None = None) -> list[Tensor]:
@@ -262,19 +260,24 @@ def _import(class_path: str) -> type:
     return getattr(importlib.import_module(package), name)
 
 
-def encode_image(image: Any) -> Any:
-    """A PIL image as PNG bytes, a Path as string; all else as it is."""
+def encoded(image: Any) -> Any:
+    """A Pillow image as PNG bytes, a Path as string; all else as it is.
+
+    Raises:
+        RowError: for a Pillow image that is none of the usual kinds.
+    """
     if isinstance(image, Path):
         return str(image)
-    if hasattr(image, "save") and hasattr(image, "convert"):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return buffer.getvalue()
-    return image
+    if not isinstance(image, Image.Image):
+        return image
+    try:
+        return encode_image(image)
+    except (OSError, ValueError) as error:
+        raise RowError(f"a Pillow image of mode {image.mode} cannot be used ({error})") from error
 
 
-def _encode_images(turn: dict[str, Any]) -> dict[str, Any]:
+def encoded_turn(turn: dict[str, Any], encode: Callable[[Any], Any] = encoded) -> dict[str, Any]:
     """A chat turn whose image parts carry encoded images."""
     if not isinstance(turn.get("content"), list):
         return turn
-    return {**turn, "content": [{key: encode_image(value) for key, value in part.items()} for part in turn["content"]]}
+    return {**turn, "content": [{key: encode(value) for key, value in part.items()} for part in turn["content"]]}

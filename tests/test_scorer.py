@@ -12,10 +12,11 @@ from PIL import Image
 import lit_basereward
 from lit_basereward import NaiveRM, Scorer
 from lit_basereward.allowed import check_classes
-from lit_basereward.data.types import RowError
+from lit_basereward.data.images import open_image
+from lit_basereward.data.types import ImageRef, RowError
 from lit_basereward.nn.backbone import Backbone
 from lit_basereward.nn.heads import MLPHead
-from lit_basereward.scorer import load
+from lit_basereward.scorer import encoded, load
 from lit_basereward.testing import ListSource, preferences, random_image
 
 
@@ -122,3 +123,23 @@ def test_settings_of_another_version(tmp_path):
     with pytest.raises(ValueError, match=r"do not fit .*NaiveRM.*'from_the_future'.* trained with$") as refused:
         load(tmp_path / "a.ckpt", "cpu")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "RGBA", "LA", "P", "1", "I;16", "L"])
+def test_a_pillow_image_counts_as_the_file_that_it_was_read_from(mode):
+    """Modes that PNG cannot hold, transparency, and an orientation in EXIF: the pixels of the opened file."""
+    pixels = Image.open(io.BytesIO(random_image(56, 3).data)).resize((8, 12))
+    pixels = pixels.convert("L").convert(mode) if mode == "I;16" else pixels.convert(mode)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    as_jpeg = mode in ("CMYK", "YCbCr", "L")
+    pixels.save(file, "JPEG" if as_jpeg else "TIFF" if mode == "LAB" else "PNG", exif=exif)
+    read = open_image(ImageRef(data=file.getvalue()), "row 1")
+    given = open_image(ImageRef(data=encoded(Image.open(file))), "row 1")
+    assert given.size == (12, 8) and given.tobytes() == read.tobytes()
+
+
+def test_pixels_of_unknown_range_are_told(scorer):
+    with pytest.raises(RowError, match="mode F cannot be used.*8 bits"):
+        scorer.score("what is it", ["yes"], [Image.new("F", (8, 8))])

@@ -146,9 +146,18 @@ def open_image(ref: ImageRef, where: str, max_image_pixels: int = 100_000_000) -
         RowError: if the file is missing, empty, truncated, corrupt, too large or of another format than FORMATS.
     """
     with _reading(ref, where, max_image_pixels) as image:
-        image.load()
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # read here: decoding has already turned a TIFF
-        return _rgb(image) if turn is None else _rgb(image).transpose(turn)
+        return _upright(image)
+
+
+def encode_image(image: Image.Image) -> bytes:
+    """PNG of what :func:`open_image` would make of the file that a Pillow image was read from.
+
+    Raises:
+        ValueError: if it has more than 16 bits a pixel and channel.
+    """
+    buffer = BytesIO()
+    _upright(image).save(buffer, "PNG", compress_level=1)  # read once, soon
+    return buffer.getvalue()
 
 
 def image_size(ref: ImageRef, where: str, max_image_pixels: int = 100_000_000) -> tuple[int, int]:
@@ -193,6 +202,12 @@ def _reading(ref: ImageRef, where: str, max_image_pixels: int) -> Iterator[Image
             f"{where} has the {name}, which cannot be decoded, it may be truncated or corrupt ({error}); "
             "restore it or remove the row"
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # read here: decoding has already turned a TIFF
+    return _rgb(image) if turn is None else _rgb(image).transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

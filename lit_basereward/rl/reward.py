@@ -81,24 +81,19 @@ def _text(completion: Any) -> str:
 def _samples(prompts: Sequence[Any], columns: Mapping[str, Any], answer: str) -> list[Sample]:
     """A trainer's prompts and columns; TRL has put the images in their places in the turns, others have not."""
     from lit_basereward.data.sources.record import read_prompt
-    from lit_basereward.scorer import encode_image
+    from lit_basereward.scorer import encoded, encoded_turn
 
-    encoded: dict[int, tuple[Any, Any]] = {}
+    kept: dict[int, tuple[Any, Any]] = {}
 
     def once(value: Any) -> Any:  # a group has one image, many times
-        if id(value) not in encoded:
-            encoded[id(value)] = value, encode_image(value)  # a value that is kept keeps its id
-        return encoded[id(value)][1]
-
-    def with_bytes(turn: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(turn.get("content"), list):
-            return turn
-        return {**turn, "content": [{key: once(value) for key, value in part.items()} for part in turn["content"]]}
+        if id(value) not in kept:
+            kept[id(value)] = value, encoded(value)  # a value that is kept keeps its id
+        return kept[id(value)][1]
 
     samples = []
     for n, prompt in enumerate(prompts):
         where = f"prompt {n} of the batch"
-        turns = prompt if isinstance(prompt, str) else [with_bytes(turn) for turn in prompt]
+        turns = prompt if isinstance(prompt, str) else [encoded_turn(turn, once) for turn in prompt]
         images = next((columns[key][n] for key in ("images", "image") if columns.get(key) is not None), None)
         if images is None or _carries_images(turns):
             images = []
