@@ -6,7 +6,8 @@ The workload is that of the peers' comparison: a tiny random Qwen2.5-VL (vision 
 full fine-tune with the vision tower, AdamW; one noise image per prompt, prompts of 24 to 64 tokens, responses lognormal
 (4.2, 0.6) clipped to 16 to 256 tokens. `padded` is what pairwise trainers do: two full sequences per pair, the image
 encoded for each, rows in arrival order, 4 pairs a step. `shared` computes prompt and image once per row; ranked rows
-(K > 2) count K (K - 1) / 2 pairs, each response computed once. Runs are interleaved; ratios are the result.
+(K > 2) count K (K - 1) / 2 pairs, each response computed once. `ranked` is that in the padded layout: K sequences per
+ranked row, the image encoded for each. Runs are interleaved; ratios are the result.
 """
 
 from __future__ import annotations
@@ -138,18 +139,28 @@ def measure(case: str, pairs: int, repeats: int, folder: Path) -> dict:
     k, pixels = (int(part.lstrip("K")) for part in case.split("-"))
     per_row = k * (k - 1) // 2
     pairs = max(pairs, 3 * 2 * per_row)  # three steps of ranked rows, the first of which warms up
+    ranked, step = make_rows(pairs, k, pixels, ranked=True), max(4, 2 * per_row if per_row > 1 else 4)
     ways = {
         "padded": (make_rows(pairs, k, pixels, ranked=False), "padded", 4, 2),
-        "shared": (make_rows(pairs, k, pixels, ranked=True), "shared", max(4, 2 * per_row if per_row > 1 else 4), 1),
+        "shared": (ranked, "shared", step, 1),
+        "ranked": (ranked, "padded", step, 1),
     }
+    if k == 2:  # a pair is a ranking of two
+        del ways["ranked"]
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for n in range(repeats):
         for name, settings in ways.items():
             speeds[name].append(pairs_per_second(folder, *settings))
             print(f"{case} run {n + 1} {name}: {speeds[name][-1]:.3f} pairs/s", file=sys.stderr, flush=True)
-    ratios = [shared / padded for shared, padded in zip(speeds["shared"], speeds["padded"], strict=True)]
+    ratios = {
+        name: [shared / slow for shared, slow in zip(speeds["shared"], speeds[name], strict=True)]
+        for name in ways.keys() - {"shared"}
+    }
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    return {**medians, "ratio": statistics.median(ratios), "ratios": ratios, "target": TARGETS.get(case)}
+    result = {**medians, "ratio": statistics.median(ratios["padded"]), "ratios": ratios["padded"]}
+    if "ranked" in ratios:
+        result |= {"ranked_ratio": statistics.median(ratios["ranked"]), "ranked_ratios": ratios["ranked"]}
+    return {**result, "target": TARGETS.get(case)}
 
 
 def main() -> None:
@@ -175,6 +186,9 @@ def main() -> None:
     for case, r in results.items():
         listed = " ".join(f"{ratio:.2f}" for ratio in r["ratios"])
         print(f"{case:<8}{r['padded']:>9.3f}{r['shared']:>9.3f}{r['ratio']:>8.2f}{r['target'] or '':>8}   {listed}")
+        if "ranked" in r:
+            listed = " ".join(f"{ratio:.2f}" for ratio in r["ranked_ratios"])
+            print(f"{'ranked':<8}{r['ranked']:>9.3f}{r['shared']:>9.3f}{r['ranked_ratio']:>8.2f}{'':>8}   {listed}")
     if args.json:
         args.json.write_text(json.dumps({"threads": args.threads, "cases": results}, indent=2) + "\n")
 

@@ -40,14 +40,14 @@ class Built(RewardCLI):
 
 def test_all_are_found():
     """A new config raises this number, so that none slips past the test below."""
-    assert sorted(PARADIGMS) == CONFIGS
+    assert sorted(PARADIGMS) == CONFIGS, "PARADIGMS, above, names each config and its class"
     suites = sorted(f"{suite}.yaml" for suite in SUITES)
-    assert sorted([*suites, "all.yaml", "validate.yaml"]) == BENCHMARKS
+    assert sorted([*suites, "all.yaml", "validate.yaml"]) == BENCHMARKS, "one config for each suite"
     folders = ["ablations", "benchmarks", "data", "overlays", "rl"]
     assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == folders
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config in PARADIGMS])
 def test_builds(config, tmp_path, monkeypatch):
     """Model, data and trainer are made from it; nothing runs."""
     monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ def test_benchmarks_merge_onto_a_model(config, tmp_path, monkeypatch):
     cli = Built([command, "--config", str(ROOT / "7b.yaml"), "--config", str(ROOT / "benchmarks" / config)])
     sources = cli.datamodule.sources("val" if command == "fit" else "test")
     if config == "all.yaml":
-        assert {source.name for source in sources} == set(SUITES)
+        assert {source.name for source in sources} == set(SUITES), "all.yaml has a line for each suite"
     elif config == "validate.yaml":
         monitored = next(c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)).monitor
         assert monitored.split("/")[1] in {source.name for source in sources}

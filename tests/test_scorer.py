@@ -141,5 +141,5 @@ def test_a_pillow_image_counts_as_the_file_that_it_was_read_from(mode):
 
 
 def test_pixels_of_unknown_range_are_told(scorer):
-    with pytest.raises(RowError, match="mode F cannot be used.*8 bits"):
+    with pytest.raises(RowError, match=r"mode F cannot be used.*8 bits"):
         scorer.score("what is it", ["yes"], [Image.new("F", (8, 8))])

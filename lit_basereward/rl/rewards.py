@@ -102,8 +102,10 @@ class _FromModel(Reward):
         """Scores of all completions, [N] in their order.
 
         Raises:
-            ValueError: where a model that only compares is given a completion alone.
+            ValueError: where a model that only compares is given a completion alone, and without one sample for each.
         """
+        if not completions or len(completions) != len(samples):
+            raise ValueError(f"there are {len(completions)} completions and {len(samples)} samples; give one for each")
         self.prepare()
         assert self._opened is not None
         groups: dict[object, list[int]] = {}
@@ -168,7 +170,7 @@ class ModelReward(_FromModel):
         super().__init__(model, rule, device, allow)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip is {clip}; use a number above 0, or null for none")
-        if length_penalty < 0 or free_length < 0:
+        if not (math.isfinite(length_penalty) and length_penalty >= 0 and free_length >= 0):
             raise ValueError("length_penalty and free_length cannot be below 0")
         self.standardize, self.clip = standardize, clip
         self.length_penalty, self.free_length = length_penalty, free_length
@@ -244,6 +246,8 @@ class WeightedSum(Reward):
     def __init__(self, rewards: list[Reward], weights: list[float]) -> None:
         if not rewards or len(rewards) != len(weights):
             raise ValueError(f"there are {len(rewards)} rewards and {len(weights)} weights; give one weight for each")
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"the weights are {weights}; use numbers")
         self.rewards, self.weights = rewards, weights
 
     def prepare(self) -> None:
