@@ -8,16 +8,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonargparse
-import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lit_basereward.allowed import check_classes
@@ -32,77 +26,18 @@ from lit_basereward.cli_checkpoint import (
     restored_differences,
     settle_last,
 )
-from lit_basereward.cli_configs import find_configs
-from lit_basereward.cli_errors import one_line, shorten, unknown_command, unknown_key
+from lit_basereward.cli_errors import one_line
+from lit_basereward.cli_parser import RewardParser, report
 from lit_basereward.cli_tools import TOOLS, run_tool
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.ensemble.folder import is_ensemble, read_ensemble
 from lit_basereward.metrics.calibration import Calibration
 from lit_basereward.modules.base import RewardModule
 from lit_basereward.modules.critic import CriticRM  # noqa: F401 - imported, so that YAML can name it without its path
+from lit_basereward.modules.ensemble import EnsembleRM  # noqa: F401
 from lit_basereward.modules.generative import GenerativeRM  # noqa: F401
 from lit_basereward.modules.naive import NaiveRM  # noqa: F401
 from lit_basereward.serving.folder import is_export
-
-
-def _forget_other_class(parser: Any, before: Any, now: Any) -> None:
-    """Settings of one class are not those of another.
-
-    jsonargparse keeps them where names agree: a user's head with ``num_layers: int = 6`` would get the 2 of our default
-    head, without a word.
-    """
-    if before and "init_args" in before:
-        names = [str(spec["class_path"]).rpartition(".")[2] for spec in (before, now)]  # YAML may give the name alone
-        if names[0] != names[1]:
-            before["init_args"] = Namespace()
-
-
-jsonargparse._typehints.discard_init_args_on_class_path_change = _forget_other_class
-
-
-class RewardParser(LightningArgumentParser):
-    """Lightning's parser, with errors of one line.
-
-    Attributes:
-        commands: the parsers of the subcommands, by name.
-        arguments: what is parsed.
-        debug: show errors as jsonargparse writes them.
-    """
-
-    commands: dict[str, LightningArgumentParser] = {}
-    arguments: Sequence[str] = ()
-    debug = False
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line that ends with the offending key and what is accepted there, and exit with code 2."""
-        if not self.exit_on_error or self.debug:
-            super().error(message, ex)
-        sys.stderr.write(f"error: {one_line(self._shorten(message))}\n")
-        sys.exit(2)
-
-    def with_packaged_configs(self, args: Sequence[str]) -> list[str]:
-        """Arguments with the paths of configs that are the package's, and a line for each of these."""
-        try:
-            found, lines = find_configs(args)
-        except ValueError as error:
-            self.error(str(error), error)
-        _report(lines)
-        return found
-
-    def _shorten(self, message: str) -> str:
-        if message.startswith("argument subcommand: invalid choice"):
-            return unknown_command(message.split("'")[1], [*self.commands, *TOOLS])
-        if message.startswith('expected "subcommand"'):
-            return f"no command given; accepted: {', '.join([*self.commands, *TOOLS])}"
-        command = next((argument for argument in self.arguments if argument in self.commands), "")
-        options = [option.dest for option in self.commands.get(command, self)._actions if option.dest != "help"]
-        if message.startswith("unrecognized arguments: -"):
-            return unknown_key(message.split()[2].lstrip("-").partition("=")[0], options)
-        if message.startswith("Subcommand ") and "does not accept option" in message:
-            return unknown_key(message.split("'")[3], options)
-        if "is not accepted before subcommand" in message:
-            return f"{message}; accepted: --config behind the command"
-        return shorten(message)
 
 
 class RewardCLI(LightningCLI):
@@ -147,11 +82,11 @@ class RewardCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with a checkpoint's model section in front of what is given where that names no model."""
         assert isinstance(parser, RewardParser) and isinstance(args, list)
+        parser.debug, parser.commands = self.debug, self._subcommand_parsers
         args = parser.with_packaged_configs(args)
-        parser.arguments, parser.commands = args, self._subcommand_parsers
-        for each in (parser, *self._subcommand_parsers.values()):
+        for each in self._subcommand_parsers.values():
             assert isinstance(each, RewardParser)
-            each.debug = self.debug
+            each.debug, each.arguments, each.configs = self.debug, args, parser.configs
         for command in ("validate", "test"):  # our own table says it in five lines
             self._subcommand_parsers[command].set_defaults(verbose=False)
         checkpoint_path, model_given = self._look_ahead(parser, args)
@@ -183,21 +118,11 @@ class RewardCLI(LightningCLI):
     def _look_ahead(self, parser: RewardParser, args: list[str]) -> tuple[str | None, bool]:
         """The checkpoint's path, and whether a model is named, on the command line or in a YAML file."""
         options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        options.add_argument("-c", "--config", action="append", default=[], nargs="?")
         options.add_argument("--ckpt_path", nargs="?")
         options.add_argument("--model", "--model.class_path", nargs="?")
         known, _ = options.parse_known_args(args)
         checkpoint_path, model_given = None, known.model is not None
-        for file in (file for file in known.config if file and os.path.isfile(file)):
-            try:
-                content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-            except yaml.MarkedYAMLError as error:
-                line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-                parser.error(f"config {file} is not valid YAML{line}: {error.problem}", error)
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                parser.error(f"config {file} is not YAML text: {one_line(error)}", error)
-            if not isinstance(content, dict):
-                parser.error(f"config {file} holds no settings; accepted: keys such as model, data and trainer")
+        for content in parser.configs.values():
             model = content.get("model")
             model_given |= isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
             checkpoint_path = content.get("ckpt_path", checkpoint_path)
@@ -214,7 +139,7 @@ class RewardCLI(LightningCLI):
             lines = model_differences(self.checkpoint, model, RewardModule)
             if self.config.subcommand == "fit":
                 lines += restored_differences(self.checkpoint, model)
-            _report(lines)
+            report(lines)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Stock, with a progress bar that counts rows in evaluation."""
@@ -235,7 +160,7 @@ class RewardCLI(LightningCLI):
             path, lines = settle_last(self.trainer)
             if path is None and self.subcommand != "fit":
                 raise ValueError(f"--ckpt_path last: {'; '.join(lines).removesuffix(', starting anew')}; name one")
-            _report(lines)
+            report(lines)
             settings.ckpt_path = None
         if path and os.path.exists(path):
             self.trainer.ckpt_path, settings.ckpt_path = path, None
@@ -289,9 +214,3 @@ def main(args: list[str] | None = None) -> None:
 
 def _about_the_run(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
-
-
-@rank_zero_only
-def _report(lines: list[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_basereward.cli_errors import one_line
 
 FOLDER = Path(__file__).parent / "configs"
 """In a checkout a link to its ``configs/``."""
@@ -30,19 +35,44 @@ def find_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
         ValueError: for a path that is nowhere, with those near it.
     """
     found, lines = list(args), []
-    for place, argument in enumerate(args):
-        option, equals, value = argument.partition("=")
-        if equals and option in ("-c", "--config"):
-            prefix = f"{option}="
-        elif place and args[place - 1] in ("-c", "--config"):
-            prefix, value = "", argument
-        else:
-            continue
+    for place, prefix, value in _configs(args):
         path = _find(value)
         if path != value:
             lines.append(f"config {value}: that of the package, {path}")
         found[place] = prefix + path
     return found, lines
+
+
+def read_configs(args: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the config files among arguments hold, by their paths.
+
+    Raises:
+        ValueError: for a file that is no YAML, or holds no settings.
+    """
+    return {value: _read(value) for _, _, value in _configs(args) if os.path.isfile(value)}
+
+
+def _configs(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Place, what stands before it there, and value of each ``--config``."""
+    for place, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if equals and option in ("-c", "--config"):
+            yield place, f"{option}=", value
+        elif place and args[place - 1] in ("-c", "--config"):
+            yield place, "", argument
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"config {path} is not valid YAML{line}: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {path} is not YAML text: {one_line(error)}") from error
+    if not isinstance(content, dict) or not any(value is not None for value in content.values()):
+        raise ValueError(f"config {path} holds no settings; accepted: keys such as model and trainer, with values")
+    return content
 
 
 def _find(value: str) -> str:

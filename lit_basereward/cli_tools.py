@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from docstring_parser import parse
 
 if TYPE_CHECKING:
-    from lit_basereward.cli import RewardParser
+    from lit_basereward.cli_parser import RewardParser
 
 TOOLS = {
     "calibrate": "lit_basereward.calibrate:calibrate",
@@ -55,7 +55,7 @@ def run_tool(name: str, args: Sequence[str], parser_class: type[RewardParser], d
     # without sub-configs, as in the commands: the path of a data file is no config
     parser.add_function_arguments(function, skip=set(positional), sub_configs=False)
     lists = [f"--{key}" for key, hint in hints.items() if _is_list(hint)]
-    args = parser.with_packaged_configs(args)
+    args = parser.with_packaged_configs(args, own="config" not in hints)
     parsed = parser.parse_args([_append(argument, lists) for argument in args])
     settings = vars(parser.instantiate_classes(parsed))
     if "config" not in hints:

@@ -299,7 +299,9 @@ def test_what_does_not_parse_is_one_line_that_ends_with_what_is_accepted(
     with pytest.raises(SystemExit) as stop:
         parser.parse_arguments(parser.parser, ["fit", "--config", str(tmp_path / "bad.yaml"), *([] if key else value)])
     assert stop.value.code == 2
-    assert re.fullmatch(f"error: {message}\n", capsys.readouterr().err)
+    wrong = key and case != "missing argument"  # what is missing is in no file
+    where = f"config {tmp_path}/bad.yaml: " if wrong else ""
+    assert re.fullmatch(f"error: {re.escape(where)}{message}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +312,12 @@ def test_what_does_not_parse_is_one_line_that_ends_with_what_is_accepted(
         (["reprot"], "", r"'reprot' is not a command; did you mean 'report'\? accepted: fit, .*, serve"),
         (["fit"], "", "no model; accepted: --model NaiveRM, a config with one, or a --ckpt_path that holds one"),
         (["fit", "--config", "FILE"], "a: 1\nb: [1,\n", r"config .* is not valid YAML in line 3: expected the node .*"),
+        (["fit", "--config", "FILE"], "trainer:\n", "config .* holds no settings; accepted: keys such as model, .*"),
+        (
+            ["fit", "--config", "FILE"],
+            "modle: {}",
+            r"config .*file.yaml: 'modle' is not accepted; did you mean 'model'\?.*",
+        ),
         (["fit", "--config", "FILE"], "just text", "config .* holds no settings; accepted: keys such as model, .*"),
         (
             ["--config", "FILE", "fit"],
@@ -490,6 +498,36 @@ def test_printed_config_parses_to_itself(
     (tmp_path / "printed.yaml").write_text(printed)
     assert exit_code("fit", "--config", str(tmp_path / "printed.yaml"), "--print_config") == 0
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("given", ["option", "file"])
+def test_a_list_that_is_given_replaces_that_of_the_config(place: SimpleNamespace, tmp_path: Path, given: str) -> None:
+    """One source over one, one route over one, of the same length and class: nothing of the first is kept."""
+    source = {"class_path": "JSONLSource", "init_args": {"path": str(place.root / "rows.jsonl")}}
+    limited = {"class_path": "JSONLSource", "init_args": {**source["init_args"], "limit": 5}}
+    routes = [[{"when": {"modality": "image"}, "members": ["a"]}], [{"when": {"category": "c"}, "members": ["b"]}]]
+    model = [{"class_path": "EnsembleRM", "init_args": {"members": {"a": "a", "b": "b"}, "routes": r}} for r in routes]
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump({"data": {"test": [limited]}, "model": model[0]}))
+    second = {"data.test": [source], "model.routes": routes[1]}
+    if given == "file":
+        (tmp_path / "second.yaml").write_text(yaml.safe_dump({"data": {"test": [source]}, "model": model[1]}))
+        more = ["--config", str(tmp_path / "second.yaml")]
+    else:
+        more = [f"--{key}={json.dumps(value)}" for key, value in second.items()]
+    config = Parsed(["test", "--config", str(tmp_path / "first.yaml"), *more]).config["test"]
+    assert config.data.test[0].init_args.limit is None
+    (route,) = config.model.init_args.routes
+    assert (route.when.modality, route.when.category, route.members) == (None, "c", ["b"])
+
+
+def test_an_option_of_the_last_item_and_an_item_more_keep_the_rest(place: SimpleNamespace) -> None:
+    """Lightning's two ways to change a list of classes by options."""
+    callbacks = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/accuracy", "patience": 7}}]
+    common = ["fit", "--config", place.config, f"--trainer.callbacks={json.dumps(callbacks)}"]
+    (stopping,) = Parsed([*common, "--trainer.callbacks.mode=max"]).config["fit"].trainer.callbacks
+    assert (stopping.init_args.patience, stopping.init_args.mode) == (7, "max")
+    more = Parsed([*common, "--trainer.callbacks+=LearningRateMonitor"]).config["fit"].trainer.callbacks
+    assert more[0].init_args.patience == 7 and more[1].class_path.endswith("LearningRateMonitor")
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])

@@ -164,7 +164,7 @@ def from_config(files: Sequence[str]) -> tuple[RewardModule, str, dict[str, Any]
     from lightning.pytorch import Trainer
 
     from lit_basereward.callbacks.predictions import PredictionWriter
-    from lit_basereward.cli import RewardParser
+    from lit_basereward.cli_parser import RewardParser
     from lit_basereward.data.datamodule import PreferenceDataModule
 
     parser = RewardParser(prog="python -m lit_basereward doctor")
