@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from lit_basereward.data.types import ImagePart, Message
 
 IMAGE = -1  # stands for an image among token ids until its placeholders are known
+_KEPT_SHAPES = 1_000  # rendered shapes that are remembered, and the turns and parts of the largest (our choice): with
+_KEPT_PARTS = 100  # larger ones a thousand requests would fill the memory
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 # A conversation without its texts: roles, and for each part whether it is an image.
@@ -111,11 +113,13 @@ class ChatEncoder:
 
     def _rendered(self, messages: Sequence[Message]) -> Rendered:
         shape = tuple((m.role, tuple(isinstance(part, ImagePart) for part in m.content)) for m in messages)
-        if shape not in self._shapes:
-            if len(self._shapes) >= 1000:
-                self._shapes.clear()
-            self._shapes[shape] = self._render(shape)
-        return self._shapes[shape]
+        if (rendered := self._shapes.get(shape)) is None:
+            rendered = self._render(shape)
+            if sum(1 + len(parts) for _, parts in shape) <= _KEPT_PARTS:
+                if len(self._shapes) >= _KEPT_SHAPES:
+                    self._shapes.clear()
+                self._shapes[shape] = rendered
+        return rendered
 
     def _render(self, shape: Shape) -> Rendered:
         conversation: list[dict[str, Any]] = []

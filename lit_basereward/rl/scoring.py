@@ -22,9 +22,8 @@ from torch import Tensor
 
 from lit_basereward.data.types import ImagePart, ImageRef, Preference, RowError
 from lit_basereward.metrics.calibration import Calibration
+from lit_basereward.serving import TOKEN
 
-TOKEN = "LIT_BASEREWARD_TOKEN"
-"""Environment variable of the server's bearer token, the same as the server reads."""
 ATTEMPTS = 8
 """Times that a busy server is asked (our choice: with its waits about a minute)."""
 

@@ -21,10 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from lit_basereward.data.types import RowError
 from lit_basereward.serving.batching import Batcher
-from lit_basereward.serving.protocol import BadRequest, Form, Group, ImageLimits, Rollouts
+from lit_basereward.serving.protocol import Form, Group, Rollouts
+from lit_basereward.serving.reading import BadRequest, ImageLimits
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+MOST_TOLD = 2_000  # characters of an error, which may repeat what was sent
 LINGER = 5.0  # seconds in which the rest of a refused body is read and forgotten, so that its sender sees the answer
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -91,7 +93,9 @@ class Service:
             yield
             await asyncio.to_thread(self.batcher.close)
 
-        return Starlette(routes=routes, exception_handlers={HTTPException: unknown}, lifespan=lifespan)
+        app = Starlette(routes=routes, exception_handlers={HTTPException: unknown}, lifespan=lifespan)
+        app.router.redirect_slashes = False  # it would send callers behind a proxy to http://
+        return app
 
     async def page(self, request: Request) -> Response:
         """A page on which a person ranks responses."""
@@ -144,7 +148,7 @@ class Service:
             raise Refusal(503, "the server is stopping", {"Retry-After": "10"})
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send JSON, with Content-Type: application/json")
-        if (packed := request.headers.get("content-encoding", "identity")) != "identity":
+        if (packed := request.headers.get("content-encoding", "").strip()).lower() not in ("", "identity"):
             raise Refusal(415, f"the body is packed ({packed[:20]}); send it as it is, without Content-Encoding")
         if int(request.headers.get("content-length", 0)) > self.limits.max_body:
             raise self._too_large()
@@ -184,13 +188,14 @@ class Service:
                 return JSONResponse({"error": f"the body took over {self.limits.timeout:g} seconds"}, 408)
             return JSONResponse({"error": f"not scored within {self.limits.timeout:g} seconds"}, 504)
         except BadRequest as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return JSONResponse({"error": _told(error)}, 400)
         except RowError as error:
-            return JSONResponse({"error": str(error)}, 422)
+            return JSONResponse({"error": _told(error)}, 422)
         except ClientDisconnect:
             return Response(status_code=499)  # is sent to nobody
-        except Exception:
+        except Exception as error:
             LOG.exception("a request could not be scored")
+            error.with_traceback(None)
             return JSONResponse({"error": "scoring failed; the server's log says why"}, 500)
 
     async def _body(self, request: Request) -> bytearray:
@@ -234,6 +239,16 @@ class Unread(JSONResponse):
         except TimeoutError:
             pass
         await send({"type": "http.response.body", "body": b""})
+
+
+def _told(error: Exception) -> str:
+    """What an error says, in UTF-8 and of readable length whatever of the body it repeats; its traceback is dropped.
+
+    That holds the body in a circle, which Python finds late: those of a hundred refused requests filled the memory.
+    """
+    error.with_traceback(None)
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MOST_TOLD else f"{text[: MOST_TOLD // 2]} ... {text[-MOST_TOLD // 2 :]}"
 
 
 async def _while_there(request: Request, work: Awaitable[T]) -> T:

@@ -6,20 +6,22 @@ import asyncio
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from lit_basereward.data.collator import Item
+from lit_basereward.data.ensemble import EnsembleCollator
 from lit_basereward.data.types import Preference
 from lit_basereward.scorer import Scorer
 
 READ_AHEAD = 2  # batches of prepared rows that may wait: the model is never idle, and pixels do not pile up
-CHARACTERS = 128  # for each token of a batch (our choice): a row with more is refused before minutes of tokenising
+CHARACTERS = 128  # for each token that fits (our choice): a row or prompt with more is refused before it is tokenised
 
 
 @dataclass
@@ -79,6 +81,9 @@ class Batcher:
     def __init__(self, scorer: Scorer, max_tokens: int = 32_768, workers: int = 2) -> None:
         self.scorer, self.max_tokens = scorer, max_tokens
         self._comparable = scorer.module.comparable_across_rows
+        collator = scorer.collator
+        members = collator.members if isinstance(collator, EnsembleCollator) else [collator]
+        self._max_length = max(each.max_length for each in members)
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(workers, "prepare", initializer=self._own_collator)
         self._waiting: deque[Job] = deque()
@@ -89,20 +94,26 @@ class Batcher:
         self._thread.start()
 
     # --------------------------------------------------------------------------------------------- the callers
-    async def score(self, read: Callable[[], Sequence[Preference]]) -> list[Scored]:
-        """Score rows. A caller that is cancelled leaves nothing behind that would still be computed.
+    async def score(self, read: Callable[[], Iterable[Preference]]) -> list[Scored]:
+        """Score rows. Of a caller that is cancelled no row is computed or prepared any more but those in hand.
+
+        Threads take one row of each caller in turn: many rows of one do not keep others waiting.
 
         Args:
-            read: gives the rows; called in a thread that prepares.
+            read: gives the rows; called, and gone through, in threads that prepare.
 
         Raises:
             RowError: for a row that cannot be scored, from ``read`` or the collator, or that no batch can hold.
         """
         gone = threading.Event()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, read, gone)
-            found = iter(await asyncio.gather(*map(asyncio.wrap_future, chain.from_iterable(rows))))
-            return [Scored.joined([next(found) for _ in parts]) for parts in rows]
+            in_thread = partial(asyncio.get_running_loop().run_in_executor, self._pool)
+            rows = iter(await in_thread(read))
+            prepared = []
+            while (parts := await in_thread(self._prepare, rows, gone)) is not None:
+                prepared.append(parts)
+            found = iter(await asyncio.gather(*map(asyncio.wrap_future, chain.from_iterable(prepared))))
+            return [Scored.joined([next(found) for _ in parts]) for parts in prepared]
         finally:
             gone.set()
 
@@ -119,22 +130,22 @@ class Batcher:
         # tokenizers and processors keep state while they work
         self._own.collator = copy.deepcopy(self.scorer.collator)
 
-    def _prepare(self, read: Callable[[], Sequence[Preference]], gone: threading.Event) -> list[list[Future[Scored]]]:
-        results = []
-        for row in read():
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting_tokens < READ_AHEAD * self.max_tokens or gone.is_set())
-            if gone.is_set():
-                break
-            jobs = self._jobs(row, gone)
-            results.append([job.result for job in jobs])
-            with self._changed:
-                self._waiting += jobs
-                self._waiting_tokens += sum(job.tokens for job in jobs)
-                self._changed.notify_all()
-        return results
+    def _prepare(self, rows: Iterator[Preference], gone: threading.Event) -> list[Future[Scored]] | None:
+        """The next row, in one or more parts, once there is room for it; None where there is none, or nobody waits."""
+        if gone.is_set() or (row := next(rows, None)) is None:
+            return None
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting_tokens < READ_AHEAD * self.max_tokens or gone.is_set())
+        jobs = self._jobs(row, gone)
+        with self._changed:
+            self._waiting += jobs
+            self._waiting_tokens += sum(job.tokens for job in jobs)
+            self._changed.notify_all()
+        return [job.result for job in jobs]
 
     def _jobs(self, row: Preference, gone: threading.Event) -> list[Job]:
+        if gone.is_set():
+            return []
         self._check_size(row)
         item = self._own.collator.prepare(0, row)
         tokens = self._own.collator.num_tokens(item)
@@ -152,8 +163,10 @@ class Batcher:
         """Refuse what would only be refused after much work: a model that compares lays out every ordered pair."""
         num = len(row.responses)
         pairs = 1 if self._comparable else num - 1
-        texts = chain(row.responses, row.critiques, (part for turn in row.prompt for part in turn.content))
-        characters = sum(len(text) for text in texts if isinstance(text, str))
+        prompt = sum(len(part) for turn in row.prompt for part in turn.content if isinstance(part, str))
+        characters = prompt + sum(map(len, chain(row.responses, row.critiques)))
+        if prompt > CHARACTERS * self._max_length:
+            raise row.error(f"has a prompt of {prompt} characters, far over max_length {self._max_length}; shorten it")
         if num * pairs > self.max_tokens or characters * pairs > CHARACTERS * self.max_tokens:
             raise row.error(
                 f"has {num} responses and {characters} characters, far over max_batch_tokens {self.max_tokens}; "

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
-import socket
-from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from lit_basereward.scorer import Scorer, load
+from lit_basereward.serving import TOKEN
 
 if TYPE_CHECKING:
     import uvicorn
 
     from lit_basereward.serving.app import Service
-
-TOKEN = "LIT_BASEREWARD_TOKEN"
-HEAD_SECONDS = 10.0  # in which the head of a request has to come (our choice): each that hangs holds an open file
 
 
 def serve(
@@ -79,7 +73,7 @@ def serve(
     except ImportError as error:
         raise ValueError('serve needs uvicorn and starlette: pip install "lit_basereward[serve]"') from error
     from lit_basereward.serving.batching import Batcher
-    from lit_basereward.serving.protocol import ImageLimits
+    from lit_basereward.serving.reading import ImageLimits
 
     module = load(model, device=device, allow=allow or [], backbone=backbone).module
     module.set_too_long(too_long)
@@ -93,87 +87,9 @@ def serve(
 
 def server(service: Service, host: str, port: int) -> uvicorn.Server:
     """The server of a service, not yet running."""
-    import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+    from lit_basereward.serving.listening import Server
 
-    class Impatient(H11Protocol):
-        """Ends connections on which no whole head of a request comes, which uvicorn waits for without end."""
-
-        deadline: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.wait()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self.wait()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.forget()
-            super().connection_lost(exc)
-
-        def wait(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
-                self.forget()  # a request is being read or answered: that is the service's to end
-            elif self.deadline is None:
-                self.deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-        def forget(self) -> None:
-            if self.deadline is not None:
-                self.deadline.cancel()
-                self.deadline = None
-
-    class Server(uvicorn.Server):
-        """Stops in steps: it refuses what is new, listens no more when all else is answered, ends a moment later."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if service.stopping:
-                self.force_exit = self.should_exit = True
-            service.stopping = True
-
-        async def on_tick(self, counter: int) -> bool:
-            if service.stopping and service.in_flight == 0:
-                self.should_exit |= not self.servers[0].is_serving()  # those who were let in last had their refusal
-                for listener in self.servers:
-                    await self.close(listener)
-            return await super().on_tick(counter)
-
-        async def close(self, listener: asyncio.Server) -> None:
-            """Listen no more, and let in those whom the system has connected already: it would reset them."""
-            doors = [socket.fromfd(each.fileno(), each.family, each.type) for each in listener.sockets]
-            listener.close()
-            connected = []
-            for door in doors:
-                with door, suppress(OSError):
-                    for _ in range(self.config.backlog):
-                        connected.append(door.accept()[0])
-            for connection in connected:
-                connection.setblocking(False)
-                await asyncio.get_running_loop().connect_accepted_socket(self.protocol, connection)
-
-        def protocol(self) -> Impatient:
-            return Impatient(self.config, self.server_state, self.lifespan.state)
-
-    return Server(
-        uvicorn.Config(
-            service.app(),
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            lifespan="on",
-            http=Impatient,
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-        )
-    )
+    return Server(service, host, port)
 
 
 def _local(host: str) -> bool:

@@ -57,12 +57,14 @@ def test_a_group(api, scorer):
 
 
 def test_ways_to_give_prompt_and_images(api):
-    """``messages`` is ``prompt``; plain base64, a data URI, {"bytes"} and an image part are one image."""
+    """``messages`` is ``prompt``; plain base64, also in lines, a data URI, {"bytes"} and an image part are one image;
+    null is the same as a missing key."""
     image, data = encoded(3), {"responses": ANSWERS[:2]}
     expected = api.request("/v1/score", {"prompt": "is it red", "images": [image], **data}).json["rewards"]
     uri = f"data:image/png;base64,{image}"
-    for images in ([uri], [{"bytes": image}], uri):
-        assert api.request("/v1/score", {"prompt": "is it red", "images": images, **data}).json["rewards"] == expected
+    for images in ([uri], [{"bytes": image}], uri, ["\r\n".join(image[n : n + 60] for n in range(0, len(image), 60))]):
+        body = {"prompt": "is it red", "messages": None, "images": images, **data}
+        assert api.request("/v1/score", body).json["rewards"] == expected
     for part in ({"image": image}, {"base64": image}, {"url": uri}):
         content = [{"type": "image", **part}, {"type": "text", "text": "is it red"}]
         body = {"messages": [{"role": "user", "content": content}], **data}
@@ -119,7 +121,8 @@ def test_openrlhf_rollouts(api, scorer):
     turns = [("system", "be small"), ("user", "is it red"), ("assistant", "no"), ("user", "is it a cat")]
     rendered, plain = chatml(*turns), "is it a dog"
     prompts = [rendered, plain, rendered, plain]
-    queries = [rendered + "yes<|im_end|>", plain + " no", rendered + "a cat<|im_end|>\n", plain + " yes</s>"]
+    padded = "<|im_end|>\n" + "<|endoftext|>" * 50  # as a batch of rollouts is filled up
+    queries = [rendered + "yes<|im_end|>", plain + " no", rendered + "a cat" + padded, plain + " yes</s>"]
     reply = api.request("/get_reward", {"query": queries, "prompts": prompts, "labels": ["", "", "", ""]})
     assert reply.status == 200 and reply.json["extra_logs"] == {}
     chat = scorer.score([{"role": role, "content": text} for role, text in turns], ["yes", "a cat"])
@@ -226,6 +229,14 @@ def test_health_and_page_need_no_token(api):
         ({"prompt": "x", "respones": [], "responses": ["yes"]}, 422, "did you mean `responses`"),
         ({"messages": [{"role": "assistant", "content": "x"}], "responses": ["yes"]}, 422, "no user turn"),
         ({"messages": [3], "responses": ["yes"]}, 422, "message 0"),
+        ({"prompt": "x", "responses": None}, 422, "no `responses`"),
+        (b'{"prompt": "x", "responses": ["yes"], "promp\\ud800": 1}', 422, "key `promp\\ud800`; did you mean `prompt`"),
+        (
+            {"prompt": "x", "responses": ["yes"], "images": ["AAA"]},
+            422,
+            "standard base64, with + and / and = at its end",
+        ),
+        ({"prompt": "cat " * 9_000, "responses": ["yes"]}, 422, "prompt of 36000 characters, far over max_length 256"),
         ({"prompt": "x", "responses": ["\ud83d"]}, 422, "half a character"),
         ({"prompt": "cat " * 300, "responses": ["yes"]}, 422, "max_length 256"),
         ({"prompt": "x", "responses": ["yes no"] * 700}, 422, "max_batch_tokens 600; send less"),
@@ -272,7 +283,12 @@ def test_images_over_the_limits(api):
 
 
 def test_unknown_paths_and_methods(api):
-    assert api.request("/v1/nothing").status == 404
+    for unknown in (
+        api.request("/v1/nothing"),
+        api.request("/v1/score/", {}),
+        api.request("/v1/score/", {}, token=None),
+    ):
+        assert (unknown.status, unknown.json) == (404, {"error": "Not Found"})
     reply = api.request("/v1/score")
     assert reply.status == 405 and reply.json["error"] == "Method Not Allowed"
 
@@ -296,6 +312,8 @@ def test_only_json_is_taken(api):
     assert api.request("/v1/score", b"{}", Content_Type="text/plain").status == 415
     reply = api.request("/v1/score", gzip.compress(b"{}"), Content_Encoding="gzip")
     assert reply.status == 415 and "packed (gzip)" in reply.json["error"]
+    for unpacked in ("identity", "IDENTITY", ""):
+        assert api.request("/v1/score", {"prompt": "x", "responses": ["yes"]}, Content_Encoding=unpacked).status == 200
 
 
 def test_large_bodies(api):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +21,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from server_runs import Running, running
+from starlette.requests import Request
 
-import lit_basereward.serving.server as serving
 from lit_basereward import Scorer
 from lit_basereward.data.types import RowError
-from lit_basereward.serving.app import Limits
+from lit_basereward.serving import app, listening
+from lit_basereward.serving.app import Limits, Service
 from lit_basereward.serving.batching import Batcher
 
 BODY = {"prompt": "x", "responses": ["yes", "no"]}
@@ -117,7 +120,7 @@ def test_a_slow_client(scorer: Scorer) -> None:
 def test_a_head_that_never_comes(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that are silent, or stop inside a head, the first or a later one, are ended; one on which a request
     waits for its answer, or the next begins in time, is not."""
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(listening, "HEAD_SECONDS", 0.5)
     with running(scorer) as api:
         whole = json.dumps(BODY).encode()
         silent = socket.create_connection(("127.0.0.1", api.port), timeout=20)
@@ -212,6 +215,38 @@ def test_a_failing_row_does_not_fail_its_neighbours(scorer: Scorer, monkeypatch:
     assert "no memory" not in replies[2].json["error"] and "does not please" in replies[3].json["error"]
 
 
+def test_nothing_is_kept_of_a_request(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body is free with its answer, whatever that is, and not only when Python looks for circles."""
+
+    class Body(bytearray):
+        pass
+
+    bodies: list[weakref.ref[Body]] = []
+    read, score = Service._body, scorer.score_items
+
+    async def watched(service: Service, request: Request) -> Body:
+        body = Body(await read(service, request))
+        bodies.append(weakref.ref(body))
+        return body
+
+    monkeypatch.setattr(Service, "_body", watched)
+    monkeypatch.setattr(app.LOG, "exception", lambda message: None)  # pytest keeps what is logged
+    too_long, bad = {**BODY, "prompt": "cat " * 300}, {**BODY, "images": ["AAAA"]}
+    with running(scorer) as api:
+        gc.disable()
+        try:
+            asked = [api.request("/v1/score", body).status for body in (BODY, b"{", bad, too_long)]
+            monkeypatch.setattr(scorer, "score_items", lambda items: 1 / 0)
+            asked.append(api.request("/v1/score", BODY).status)
+            api.service.limits = Limits(timeout=0.2)
+            monkeypatch.setattr(scorer, "score_items", lambda items: time.sleep(0.5) or score(items))
+            asked.append(api.request("/v1/score", BODY).status)
+            assert asked == [200, 400, 422, 422, 500, 504]
+            until(lambda: [body() for body in bodies] == [None] * 6)
+        finally:
+            gc.enable()
+
+
 def test_rewards_that_are_no_numbers(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN is no JSON and no reward: 500."""
     score = scorer.score_items
@@ -225,14 +260,25 @@ def test_rows_before_a_bad_one_are_not_computed(scorer: Scorer) -> None:
     good, bad = scorer.row("x", ["yes"]), scorer.row("cat " * 300, ["yes"])
     batcher = Batcher(scorer)
     with held(batcher) as computed:
-        first = batcher._pool.submit(batcher._prepare, lambda: [good], threading.Event()).result()
+        first = batcher._pool.submit(batcher._prepare, iter([good]), threading.Event()).result()
         until(lambda: not batcher._waiting)
         with pytest.raises(RowError, match="max_length 256"):
             asyncio.run(batcher.score(lambda: [good, good, bad]))
         assert len(batcher._waiting) == 2
-    assert len(first[0][0].result(20).rewards) == 1
+    assert len(first[0].result(20).rewards) == 1
     batcher.close()
     assert computed == [1]
+
+
+def test_many_rows_of_one_keep_nobody_waiting(scorer: Scorer) -> None:
+    """Two requests of 400 prompts each for one thread: a small one between them is answered long before they are."""
+    texts = [f"x {n}" for n in range(400)]
+    with running(scorer, max_tokens=60) as api, ThreadPoolExecutor(2) as clients:
+        many = [clients.submit(api.request, "/get_reward", {"query": texts, "prompts": texts}) for _ in range(2)]
+        until(lambda: len(api.service.batcher._waiting) > 2)
+        assert api.request("/v1/score", BODY).status == 200
+        assert not any(each.done() for each in many)
+        assert [each.result().status for each in many] == [200, 200]
 
 
 def test_batches_hold_what_waits_up_to_the_tokens(scorer: Scorer) -> None:
@@ -242,14 +288,14 @@ def test_batches_hold_what_waits_up_to_the_tokens(scorer: Scorer) -> None:
     tokens = scorer.collator.num_tokens(scorer.collator.prepare(0, row))
     batcher = Batcher(scorer, max_tokens=4 * tokens, workers=1)
     with held(batcher) as sizes:
-        jobs = [batcher._pool.submit(batcher._prepare, lambda: [row], threading.Event())]
+        jobs = [batcher._pool.submit(batcher._prepare, iter([row]), threading.Event())]
         until(lambda: jobs[0].done() and not batcher._waiting)
-        jobs += [batcher._pool.submit(batcher._prepare, lambda: [row], threading.Event()) for _ in range(9)]
+        jobs += [batcher._pool.submit(batcher._prepare, iter([row]), threading.Event()) for _ in range(9)]
         until(lambda: len(batcher._waiting) == 8)
         time.sleep(0.1)
         assert len(batcher._waiting) == 8 and not jobs[-1].done()
     for job in jobs:
-        assert len(job.result()[0][0].result(20).rewards) == 2
+        assert len(job.result()[0].result(20).rewards) == 2
     batcher.close()
     assert sizes == [1, 4, 4, 1]
 

@@ -267,9 +267,9 @@ def _check_keys(record: dict[str, Any], known: frozenset[str], where: str) -> No
                 f"{where} has `{key}` in a row of the other form; give `responses` with `ratings`, or `chosen` and "
                 "`rejected` with `margin` or scores"
             )
-        close = _closest(key.lower(), known)
+        close = _closest(key.lower(), known) if len(key) <= 40 else ""  # longer ones are like none, and slow to compare
         if close:
-            raise RowError(f"{where} has the key `{key}`; did you mean `{close}`? (else rename it)")
+            raise RowError(f"{where} has the key `{repr(key)[1:-1]}`; did you mean `{close}`? (else rename it)")
 
 
 @lru_cache(maxsize=1000)
