@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lit_basereward.data.types import ImagePart, Preference, RowError
-from lit_basereward.rl.answers import Form, check_formulas, extract, matches, options_of
+from lit_basereward.rl.answers import Form, check_formulas, extract, matches, options_of, truths
 from lit_basereward.rl.reward import Reward
 from lit_basereward.rl.scoring import GroupScores, Model, open_model
 from lit_basereward.rl.task import Sample
@@ -22,9 +23,9 @@ from lit_basereward.rl.task import Sample
 class RuleReward(Reward):
     """1 where the answer is right, else 0.
 
-    An answer is found in ``\\boxed{}``, in ``<answer>``, behind "the answer is", or on the last line, in this order. It
-    is compared as text, as a choice (its letter, or the text of that option in the prompt), and as a number with its
-    unit. docs/rl.md has the rules.
+    An answer is found in ``\\boxed{}``, in ``<answer>``, behind ``####``, behind "the answer is", or on the last line,
+    in this order; the true one is taken out of the first three, too. It is compared as text, as a choice (its letter,
+    or the text of that option in the prompt), and as a number with its unit. docs/rl.md has the rules.
 
     Args:
         form: ``any`` of these places, or only ``boxed`` or ``tagged``: then an answer elsewhere counts as none.
@@ -33,6 +34,8 @@ class RuleReward(Reward):
     """
 
     def __init__(self, form: Form = "any", tolerance: float = 1e-3, maths: bool = False) -> None:
+        if form not in get_args(Form):
+            raise ValueError(f"form is {form!r}; use one of: {', '.join(get_args(Form))}")
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance is {tolerance}; it is relative, so use a number from 0 to below 1")
         self.form, self.tolerance, self.maths = form, tolerance, maths
@@ -49,7 +52,7 @@ class RuleReward(Reward):
             RowError: for a sample without an answer.
         """
         for sample in samples:
-            if not sample.answer.strip():
+            if not truths(sample.answer):
                 raise RowError(f"{sample.where or 'a prompt'} has no answer to compare with; give it one, or remove it")
         accuracy = [float(self.right(text, sample)) for text, sample in zip(completions, samples, strict=True)]
         return {"reward": accuracy, "accuracy": accuracy}
@@ -62,12 +65,13 @@ class RuleReward(Reward):
         if given is None:
             return False
         asked = "\n".join(part for turn in sample.prompt for part in turn.content if not isinstance(part, ImagePart))
-        return matches(given, sample.answer, options_of(asked), self.tolerance, self.maths)
+        options = options_of(asked)
+        return any(matches(given, truth, options, self.tolerance, self.maths) for truth in truths(sample.answer))
 
     def accuracy(self, completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[float]]:
         """What to log beside a model's reward: NaN for samples without an answer, nothing where none has one."""
         found = [
-            float(self.right(text, sample)) if sample.answer.strip() else math.nan
+            float(self.right(text, sample)) if truths(sample.answer) else math.nan
             for text, sample in zip(completions, samples, strict=True)
         ]
         return {} if all(map(math.isnan, found)) else {"accuracy": found}

@@ -178,6 +178,10 @@ def test_mistakes(tmp_path):
         WeightedSum([RuleReward(), RuleReward()], [1.0])
     with pytest.raises(RowError, match="s1 has no answer to compare with"):
         RuleReward()(["yes"], [sample(1)])
+    with pytest.raises(RowError, match="s1 has no answer to compare with"):
+        RuleReward()(["yes"], [sample(1, "<answer> </answer>")])
+    with pytest.raises(ValueError, match="form is 'boxxed'; use one of: any, boxed, tagged"):
+        RuleReward(form="boxxed")
     with pytest.raises(ValueError, match="tolerance is 1"):
         RuleReward(tolerance=1)
 
@@ -226,6 +230,14 @@ def test_as_trl(model):
             assert rewards == pytest.approx([one, two], abs=1e-5)
     assert logged["accuracy"] == 1.0 and logged["model"] == pytest.approx((one + two) / 2, abs=1e-5)
     assert RuleReward().as_trl()(prompts=["2 + 2 = ?"], completions=["4"], answer=[4]) == [1.0]  # without log_metric
+
+
+def test_true_answers_as_data_sets_store_them():
+    answers = ["<answer> 3 </answer>", r"\boxed{3}", "6/2 = <<6/2=3>>3\n#### 3", ["3", "three"]]
+    function = RuleReward().as_trl(answer="solution")
+    for completion, reward in (("three", 1.0), ("It is 3.", 1.0), ("4", 0.0)):
+        found = function(prompts=["6 / 2?"] * len(answers), completions=[completion] * len(answers), solution=answers)
+        assert found == [reward] * len(answers)
 
 
 def test_as_trl_with_several_images_and_odd_completions(model):
