@@ -146,8 +146,8 @@ class StepProgressBar(ProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show or print what came out."""
         if not trainer.sanity_checking:
-            self._leave_source()
             self._show(trainer)
+            self._leave_source()
             self._tell(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_basereward.callbacks.progress import StepProgressBar, figures
+from lit_basereward.callbacks.progress import StepProgressBar, figures, terminal_bar
 from lit_basereward.cli import main
 from lit_basereward.data.datamodule import PreferenceDataModule
 from lit_basereward.data.types import Message, Preference
@@ -50,13 +50,14 @@ def fit(tmp_path, backbone_folder):
 
 
 @pytest.fixture
-def screen(monkeypatch):
+def screen(request, monkeypatch):
     """``screen()``: what a terminal of 100 columns was given to show, line by line, without colours."""
-    import rich
+    rich = pytest.importorskip("rich")
     from rich.console import Console
 
     out = io.StringIO()
-    monkeypatch.setattr(rich, "_console", Console(file=out, force_terminal=True, width=100))
+    console = Console(file=out, force_terminal=True, width=getattr(request, "param", 100))
+    monkeypatch.setattr(rich, "_console", console)
 
     def lines() -> list[str]:
         drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
@@ -70,9 +71,21 @@ def test_figures_in_three_digits():
     assert shown == ["loss 0.693", "acc 0.500", "rows/s 60.1", "val 1.000", "n 1,234"]
 
 
+@pytest.mark.parametrize("screen", [60, 80, 100], indirect=True)
+def test_a_long_run_has_one_line(screen, request):
+    """Whole at 100 columns; what is narrower cuts it off."""
+    bar = terminal_bar()
+    told = "loss 0.693 acc 0.500 rows/s 60.1 val 0.733"
+    bar.add_task("Epoch 11/12", total=20_000, completed=12_345, figures=told)
+    with bar:
+        bar.refresh()
+    (shown,) = {*screen()}
+    width = request.node.callspec.params["screen"]
+    assert len(shown) <= width and (width < 100 or re.fullmatch(rf"Epoch 11/12 \S+ +12345/20000 \S+ \S+ {told}", shown))
+
+
 def test_without_epochs_steps_are_counted_on_one_line(fit, screen):
     """Lightning's own bar says `Epoch 0/-2` and 2/3. Whole epochs make 3 steps each; one that resumes goes on at 2."""
-    pytest.importorskip("rich")
     last = fit(max_epochs=-1, max_steps=2, val_check_interval=1).checkpoint_callbacks[0].last_model_path
     first = screen()
     assert re.fullmatch(rf"Step +━+ 2/2 +\S+ \S+ {FIGURES} val \d\.\d{{3}}", first[-1])
@@ -85,7 +98,6 @@ def test_without_epochs_steps_are_counted_on_one_line(fit, screen):
 
 
 def test_with_epochs_these_are_told(fit, screen):
-    pytest.importorskip("rich")
     fit(max_epochs=2)
     assert re.match(r"Epoch 1/2 +\S+ 0/6 ", screen()[0]) and re.match(r"Epoch 2/2 +━+ 6/6 ", screen()[-1])
 
@@ -98,7 +110,6 @@ class Endless(NaiveRM):
 
 
 def test_without_any_limit_there_is_no_total(fit, screen):
-    pytest.importorskip("rich")
     fit(kind=Endless, max_epochs=-1, max_time={"seconds": 1})
     assert re.match(r"Step +\S+ \d+/\? ", screen()[-1])
 
