@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lit_basereward.allowed import check_classes
 from lit_basereward.callbacks.interrupt import GracefulStop
 from lit_basereward.callbacks.predictions import PredictionWriter
-from lit_basereward.callbacks.progress import RowProgressBar
+from lit_basereward.callbacks.progress import RowProgressBar, StepProgressBar
 from lit_basereward.cli_checkpoint import (
     load_checkpoint,
     load_export,
@@ -142,12 +142,13 @@ class RewardCLI(LightningCLI):
             report(lines)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Stock, with a progress bar that counts rows in evaluation."""
+        """Stock, with a progress bar that counts steps in training, and rows in evaluation."""
         section = self.config[self.subcommand].trainer
         given = section.get("callbacks") or []
         bars = [c for c in (given if isinstance(given, list) else [given]) if "ProgressBar" in str(c.class_path)]
-        if self.subcommand != "fit" and section.enable_progress_bar is not False and not bars:
-            self.trainer_defaults["callbacks"] = [*self.trainer_defaults["callbacks"], RowProgressBar()]
+        if section.enable_progress_bar is not False and not bars:
+            bar = StepProgressBar() if self.subcommand == "fit" else RowProgressBar()
+            self.trainer_defaults["callbacks"] = [*self.trainer_defaults["callbacks"], bar]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

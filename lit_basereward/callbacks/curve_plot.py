@@ -87,10 +87,7 @@ def draw_curves(path: Path, lines: Sequence[Line]) -> Path | None:
     if not lines:
         return None
     sources = source_names(lines)
-    width, height = 14.0, max(3.6, 1.4 + 0.2 * len(sources))
-    figure = Figure(figsize=(width, height))  # a layout engine would take longer than the drawing
-    names = 1 - 2.7 / width  # where the legend begins
-    figure.subplots_adjust(left=0.045, right=names - 0.01, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.16)
+    figure = Figure(figsize=(14, max(3.6, 1.4 + 0.2 * len(sources))), layout="constrained")
     panels = figure.subplots(1, 3)
     kinds = (
         ("loss", "log_loss", "loss in nats (validation: log loss)", np.log(2)),
@@ -110,7 +107,7 @@ def draw_curves(path: Path, lines: Sequence[Line]) -> Path | None:
         panels[1].plot(
             steps, means, color="black", linewidth=2.2, marker=_marker(steps), markersize=5, label="mean", zorder=3
         )
-    _legend(figure, names, panels, lines)
+    _legend(figure, panels, lines)
     figure.savefig(path, dpi=120)
     return path
 
@@ -130,7 +127,7 @@ def _training(panel: Any, lines: Sequence[Line], key: str) -> None:
         panel.plot(middles, means, style, color=_TRAIN, linewidth=1.4, marker=_marker(steps), markersize=2, label=label)
 
 
-def _legend(figure: Any, left: float, panels: Sequence[Any], lines: Sequence[Line]) -> None:
+def _legend(figure: Any, panels: Sequence[Any], lines: Sequence[Line]) -> None:
     """Beside the panels: the lines of training, then those of validation with their last accuracy."""
     loss, accuracy = (dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True)) for panel in panels[:2])
     shown = {label: line for label, line in loss.items() if label.startswith(("train", "chance"))}
@@ -141,8 +138,8 @@ def _legend(figure: Any, left: float, panels: Sequence[Any], lines: Sequence[Lin
         shown[f"{_cut(name)}  {values[-1]:.3f}" if len(values) else _cut(name)] = accuracy[name]
     title = "validation: its last accuracy" if source_names(lines) else None
     figure.legend(
-        [*shown.values()], [*shown], loc="center left", bbox_to_anchor=(left, 0.5), frameon=False, fontsize=8.5,
-        title=title, alignment="left",
+        [*shown.values()], [*shown], loc="outside right center", frameon=False, fontsize=8.5, title=title,
+        alignment="left",
     )  # fmt: skip
 
 
@@ -167,11 +164,7 @@ def draw_rewards(path: Path, lines: Sequence[Line]) -> Path | None:
         return None
     columns = min((4, 5, 3), key=lambda n: -len(shown) % n) if len(shown) > 5 else len(shown)  # the least gaps
     rows = -(-len(shown) // columns)
-    width, height = 3.4 * max(2, columns), 2.4 * rows + 0.7
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        left=0.9 / width, right=1 - 0.1 / width, bottom=0.55 / height, top=1 - 0.85 / height, wspace=0.06, hspace=0.34
-    )
+    figure = Figure(figsize=(3.4 * max(2, columns), 2.4 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for panel in grid.flat[len(shown) :]:
         panel.set_visible(False)
@@ -184,7 +177,7 @@ def draw_rewards(path: Path, lines: Sequence[Line]) -> Path | None:
     if trained:
         for kind, colour in (("better", BETTER), ("worse", WORSE)):
             _mean_and_spread(grid.flat[0], lines, kind, colour)
-    figure.supylabel("reward (log-odds)" if trained else "margin (log-odds)", x=0.1 / width, fontsize=10)
+    figure.supylabel("reward (log-odds)" if trained else "margin (log-odds)", fontsize=10)
     _spread_legend(figure, trained)
     figure.savefig(path, dpi=120)
     return path
@@ -217,7 +210,7 @@ def _spread_legend(figure: Any, trained: bool) -> None:
     kinds = {"better responses": BETTER, "worse responses": WORSE} if trained else {"better - worse": BETTER}
     patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
     how = "median, middle 50 % and 90 %" + ("; train: mean and standard deviation" if trained else "")
-    figure.legend(handles=patches, loc="upper center", ncols=2, frameon=False, fontsize=9, title=how)
+    figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False, fontsize=9, title=how)
 
 
 # ------------------------------------------------------------------------------------------------------------ shape
@@ -240,4 +233,5 @@ def _by_step(panel: Any, labelled: bool = True) -> None:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:25]}…"
+    """A long name without its middle: of similar ones the ends differ."""
+    return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"

@@ -5,7 +5,6 @@ The module of these tests is ``Known``: its rewards are ratings times 1 + the st
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import signal
@@ -14,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
-from lit_basereward.callbacks.curve_plot import draw_curves, draw_rewards, mean_accuracy, points, smooth
 from lit_basereward.callbacks.curves import Curves, quantiles, read_metrics
 from lit_basereward.callbacks.evaluation import Evaluation
 from lit_basereward.callbacks.gathering import Gathered
@@ -213,75 +208,7 @@ def test_nothing_is_written_where_nothing_is_kept(tmp_path, backbone_folder, cap
     assert list(tmp_path.iterdir()) == [] and "curves" not in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
-def test_series_of_a_picture_by_hand():
-    """A step without a figure, or with null for NaN, has no point; the mean is over sources that have one."""
-    found = [
-        {"step": 1, "train": {"loss": 0.7}},
-        {"step": 2, "train": {"loss": None}},
-        {"step": 2, "val": {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.7}}},
-        {"step": 4, "val": {"a": {"accuracy": 0.6}, "b": {"accuracy": None}}},
-    ]
-    assert [each.tolist() for each in points(found, "loss")] == [[1], [0.7]]
-    assert [each.tolist() for each in points(found, "accuracy", "b")] == [[2], [0.7]]
-    steps, means = mean_accuracy(found)
-    assert steps.tolist() == [2, 4] and means == pytest.approx([0.6, 0.6])
-
-
-def test_smoothing_by_hand():
-    """50 points: windows of 2, so means of neighbours at the middles between them; 49 are left as they are."""
-    steps = np.arange(50)
-    middles, means, window = smooth(steps, 2.0 * steps)
-    assert window == 2 and middles == pytest.approx(steps[:-1] + 0.5) and means == pytest.approx(2 * steps[:-1] + 1.0)
-    assert smooth(steps[1:], steps[1:])[2] == 1
-
-
 def test_quantiles_leave_out_what_is_no_number():
     """Of 1 to 5: 5 % lies a fifth of the way from the first to the second."""
     assert quantiles(torch.tensor([5.0, 1, 2, math.nan, 3, 4, math.inf])) == pytest.approx([1.2, 2, 3, 4, 4.8])
     assert quantiles(torch.tensor([math.nan])) is None
-
-
-def made_up(sources: int, steps: int, judge: bool = False) -> list[dict[str, Any]]:
-    """Lines of a run; a judge's have margins alone."""
-    found: list[dict[str, Any]] = []
-    for step in range(1, steps + 1):
-        found.append({"step": step, "train": {"loss": 1 / step, "critique_loss": 0.1, "accuracy": 0.9, "margin": 1.0}})
-        if not judge:
-            found[-1]["train"] |= {f"{kind}_reward{end}": 1.0 for kind in ("better", "worse") for end in ("", "_std")}
-        if step % max(1, steps // 5) == 0:
-            figures = {"accuracy": 0.8, "margin": 1.0, "log_loss": 0.5, "margin_quantiles": [0, 1, 2, 3, 4]}
-            figures |= {} if judge else {"better_quantiles": [0, 1, 2, 3, 4], "worse_quantiles": [-1] * 5}
-            found.append({"step": step, "val": {f"source {n}": figures for n in range(sources)}})
-    return json.loads(json.dumps(found))
-
-
-@pytest.mark.parametrize(
-    ("sources", "steps", "judge"), [(0, 1, False), (1, 1, False), (2, 5, True), (6, 60, False), (0, 3, True)]
-)
-def test_pictures_of_all_sizes_are_drawn(sources, steps, judge, tmp_path):
-    """A judge without validation has no spread to show."""
-    pytest.importorskip("matplotlib")
-    found = made_up(sources, steps, judge)
-    assert draw_curves(tmp_path / "curves.png", found) == tmp_path / "curves.png"
-    drawn = draw_rewards(tmp_path / "rewards.png", found)
-    assert (drawn is None) == (judge and not sources) == (not (tmp_path / "rewards.png").exists())
-
-
-def test_nothing_is_drawn_of_nothing(tmp_path):
-    assert draw_curves(tmp_path / "a.png", []) is None and draw_rewards(tmp_path / "b.png", []) is None
-
-
-def test_label_and_ticks_of_small_rewards_do_not_overlap(tmp_path, monkeypatch):
-    """Ticks such as -0.025 are the widest: a run's first steps."""
-    drawn = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **named: (drawn.append(figure), save(figure, *given)))
-    figures = {"better_reward": -0.02, "worse_reward": -0.04, "better_reward_std": 0.02, "worse_reward_std": 0.01}
-    assert draw_rewards(tmp_path / "rewards.png", [{"step": step, "train": figures} for step in (1, 2)])
-    (figure,) = drawn
-    FigureCanvasAgg(figure).draw()
-    label = next(text for text in figure.texts if text.get_text().startswith("reward"))
-    ticks = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels() if tick.get_text()]
-    assert max(box.width for box in ticks) > 30 and label.get_window_extent().x1 < min(box.x0 for box in ticks)
-    assert label.get_window_extent().x0 > 0
