@@ -312,13 +312,13 @@ def test_what_does_not_parse_is_one_line_that_ends_with_what_is_accepted(
         (["reprot"], "", r"'reprot' is not a command; did you mean 'report'\? accepted: fit, .*, serve"),
         (["fit"], "", "no model; accepted: --model NaiveRM, a config with one, or a --ckpt_path that holds one"),
         (["fit", "--config", "FILE"], "a: 1\nb: [1,\n", r"config .* is not valid YAML in line 3: expected the node .*"),
-        (["fit", "--config", "FILE"], "trainer:\n", "config .* holds no settings; accepted: keys such as model, .*"),
+        (["fit", "--config", "FILE"], "trainer:\n", "config .* holds no settings; accepted: keys such as model .*"),
         (
             ["fit", "--config", "FILE"],
             "modle: {}",
             r"config .*file.yaml: 'modle' is not accepted; did you mean 'model'\?.*",
         ),
-        (["fit", "--config", "FILE"], "just text", "config .* holds no settings; accepted: keys such as model, .*"),
+        (["fit", "--config", "FILE"], "just text", "config .* holds no settings; accepted: keys such as model .*"),
         (
             ["--config", "FILE", "fit"],
             "trainer: {max_steps: 3}",
