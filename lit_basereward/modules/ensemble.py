@@ -266,9 +266,9 @@ class EnsembleRM(RewardModule):
             + [any(votes[m] for votes in self._voted) for m in range(len(self.names))],
             device=self.device,
         )
-        used = cast(Tensor, self.all_gather(used)).reshape(-1, len(used)).any(0)  # of all devices
+        used = self.trainer.strategy.reduce(used.float(), reduce_op="sum")  # of all devices
         if used.any():  # else no row was left to score
-            self._warn(unused(self.routes, self.names, used.tolist()))
+            self._warn(unused(self.routes, self.names, (used > 0).tolist()))
 
     on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
 

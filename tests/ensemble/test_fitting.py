@@ -9,13 +9,15 @@ import pytest
 import user_combiner
 from row_files import rows_file, write_lines
 
-from lit_basereward import Scorer
+from lit_basereward import Scorer, load
+from lit_basereward.benchmarks.combine import fit_on_files
 from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.sources.mmif import MMIF
 from lit_basereward.data.sources.parquet import ParquetSource, ParquetWriter
 from lit_basereward.data.types import Message, Preference
+from lit_basereward.ensemble import AccuracyWeighted, StandardisedMean
 from lit_basereward.ensemble.fitting import draw, ensemble, fit
 from lit_basereward.ensemble.folder import FILE, open_ensemble
 from lit_basereward.ensemble.origin import marked, origin, was_fitted_on
@@ -93,6 +95,28 @@ def test_rows_are_drawn_uniformly_from_all_sources():
     ids, again, others = ([row.id for row, _ in draw(marked, 200, s, lambda *_: None)] for s in (0, 0, 1))
     assert len(set(ids)) == 200 and 125 <= sum(name.startswith("a") for name in ids) <= 175
     assert ids == again != others
+
+
+@pytest.mark.parametrize("combiner", [AccuracyWeighted(), StandardisedMean()])
+def test_report_fits_as_the_ensemble_does(combiner, config, members, tmp_path):
+    """Of the same rows, one with an unrated response and one without a comparison, to 1e-6; and marked alike."""
+    lines = [json.loads(line) for line in Path(rows_file(tmp_path / "held.jsonl", 1)).read_text().splitlines()]
+    lines[1]["ratings"][2] = None
+    lines[2]["ratings"] = [1, 1]
+    write_lines(held := tmp_path / "held.jsonl", lines)
+    source, names = JSONLSource(str(held)), ["qwen", "text"]
+    files = [tmp_path / f"{name}.jsonl" for name in names]
+    for name, file in zip(names, files, strict=True):
+        rewards = load(members[name], "cpu").score_rows(source)
+        write_lines(file, [{"rewards": each.tolist()} for each in rewards])
+    module = open_ensemble(config)
+    module.combiner = combiner
+    expected = fit(Scorer(module, "cpu"), [source], batch_size=2)
+    other = SourceRows(JSONLSource(rows_file(tmp_path / "rows.jsonl", 2)))
+    found = fit_on_files(combiner, other, names, str(held), [str(file) for file in files])
+    assert found.fitted_on == expected.fitted_on
+    for part in {"weights", "means", "stds"} & vars(found).keys():
+        assert getattr(found, part) == pytest.approx(getattr(expected, part), rel=1e-6)
 
 
 def test_rows_that_cannot_be_used_are_told(config, tmp_path, capsys):
