@@ -9,6 +9,7 @@ Shape legend: M members, C comparisons.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,16 +159,28 @@ def member_notes(figures: dict[str, Any]) -> list[str]:
         )
     for each in figures["pairs"]:
         if each["comparisons"]:
+            alike = f"correlation of errors {each['correlation']:.3f}"
+            if math.isnan(each["correlation"]):
+                alike = "their errors have no correlation, as one of them errs in none or in all"
             found.append(
                 f"{' and '.join(each['members'])}: verdicts differ in {each['differ']:.4f} of {each['comparisons']:,} "
-                f"comparisons, both are wrong in {each['both_wrong']:.4f}; "
-                f"correlation of errors {each['correlation']:.3f}"
+                f"comparisons, both are wrong in {each['both_wrong']:.4f}; {alike}"
             )
-    spread = figures["disagreement"]
-    if spread["comparisons"]:
-        found.append(
-            f"disagreement of members tells errors with an AUROC of {spread['auroc']:.3f} (of their probabilities; "
-            f"{spread['auroc_of_std']:.3f} of their margins), a small margin with {spread['auroc_of_margin']:.3f}; 0.5 "
-            f"is chance. Area under risk-coverage by agreement {spread['risk_coverage']['aurc']:.3f}"
-        )
-    return found
+    return [*found, *_disagreement_notes(figures["disagreement"])]
+
+
+def _disagreement_notes(spread: dict[str, Any]) -> list[str]:
+    """A sentence; none where no two members voted together."""
+    if not spread["comparisons"]:
+        return []
+    if math.isnan(spread["auroc"]):
+        errs = "errs in none" if math.isnan(spread["when_wrong"]) else "is wrong in all"
+        return [
+            f"the ensemble {errs} of {spread['comparisons']:,} comparisons on which members vote together: there is "
+            "nothing that disagreement could tell apart"
+        ]
+    return [
+        f"disagreement of members tells errors with an AUROC of {spread['auroc']:.3f} (of their probabilities; "
+        f"{spread['auroc_of_std']:.3f} of their margins), a small margin with {spread['auroc_of_margin']:.3f}; 0.5 "
+        f"is chance. Area under risk-coverage by agreement {spread['risk_coverage']['aurc']:.3f}"
+    ]

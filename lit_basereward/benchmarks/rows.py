@@ -102,9 +102,13 @@ class SourceRows(Benchmark):
         """Row ``index`` of the source; its errors are the source's."""
         return self.source[index]
 
+    def row_of(self, index: int) -> Preference:
+        """The row of entry ``index``."""
+        return self.source[self._numbers[index]]
+
     def image_refs(self, index: int) -> tuple[ImageRef, ...]:
         """Images of entry ``index``, unopened."""
-        return self.source[self._numbers[index]].images
+        return self.row_of(index).images
 
     def has_images(self, index: int) -> bool:
         """True for an entry with images."""

@@ -8,17 +8,17 @@ Shape legend: M members, N responses.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from lit_basereward.ensemble.votes import disagreement, held_out_margins, voted_on, weighted_mean
-
-FITTED_HERE = "the ensemble's combiner was fitted on these very rows: its figures are too good"
+from lit_basereward.ensemble.checks import check_fitted, check_numbers
+from lit_basereward.ensemble.votes import Pairs, disagreement, held_out_margins, voted_on, weighted_mean
 
 
 class Combiner(ABC):
@@ -32,7 +32,7 @@ class Combiner(ABC):
     """True if members may give scores that mean something inside their row only, as pairwise judges do: then nothing
     but differences inside a row may have a say in which response wins. The ensemble is such a model itself then."""
     fitted_on: dict[str, str] = {}
-    """Origin of the rows that it was fitted on, by the source's name."""
+    """SHA-256 of the files that it was fitted on, by the source's name."""
 
     def __call__(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
         """Run :meth:`combine`, whose arguments these are, and look at what it gives.
@@ -64,13 +64,13 @@ class Combiner(ABC):
             ValueError: if it is to be fitted first, or was fitted for other members.
         """
 
-    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+    def fit(self, scores: Tensor, row: Tensor, pairs: Pairs, names: Sequence[str]) -> Self:
         """The same combiner, settled by held-out rows. Default: there is nothing to settle.
 
         Args:
             scores: [M, N] as in :meth:`combine`.
             row: [N] row of each response, ascending.
-            ratings: [N] higher is better, NaN is unrated.
+            pairs: ``(better, worse)``, [C] each: positions of the responses that are compared, inside rows.
             names: of the members.
 
         Raises:
@@ -106,9 +106,12 @@ class _Weighted(Combiner):
     weights: dict[str, float] = field(default_factory=dict)
     fitted_on: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_numbers("weight", self.weights, lambda weight: weight >= 0, "from 0 on")
+
     def check(self, names: Sequence[str]) -> None:
         """See :class:`Combiner`."""
-        _check_fitted(self, self.weights, names)
+        check_fitted(self, self.weights, names)
 
     def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
         """See :class:`Combiner`."""
@@ -127,12 +130,12 @@ class AccuracyWeighted(_Weighted):
 
     Args:
         weights: of each member by its name; left empty they are to be fitted.
-        fitted_on: origin of the rows that the weights are from, by the source's name.
+        fitted_on: SHA-256 of the files that the weights are from, by the source's name.
     """
 
-    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+    def fit(self, scores: Tensor, row: Tensor, pairs: Pairs, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. Ties are wrong."""
-        found = [float((d > 0).double().mean()) for d in held_out_margins(scores, row, ratings, names)]
+        found = [float((d > 0).double().mean()) for d in held_out_margins(scores, pairs, names)]
         return self._normalised(found, names)
 
 
@@ -144,12 +147,12 @@ class ConfidenceWeighted(_Weighted):
 
     Args:
         weights: of each member by its name; left empty they are to be fitted.
-        fitted_on: origin of the rows that the weights are from, by the source's name.
+        fitted_on: SHA-256 of the files that the weights are from, by the source's name.
     """
 
-    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+    def fit(self, scores: Tensor, row: Tensor, pairs: Pairs, names: Sequence[str]) -> Self:
         """See :class:`Combiner`; a negative mean margin is an error."""
-        found = [float(d.mean()) for d in held_out_margins(scores, row, ratings, names)]
+        found = [float(d.mean()) for d in held_out_margins(scores, pairs, names)]
         for name, margin in zip(names, found, strict=True):
             if margin < 0:
                 raise ValueError(
@@ -169,14 +172,18 @@ class StandardisedMean(Combiner):
     Args:
         means: mean reward of each member by its name; left empty they are to be fitted.
         stds: standard deviation of each member's rewards.
-        fitted_on: origin of the rows that they are from, by the source's name.
+        fitted_on: SHA-256 of the files that they are from, by the source's name.
     """
 
     means: dict[str, float] = field(default_factory=dict)
     stds: dict[str, float] = field(default_factory=dict)
     fitted_on: dict[str, str] = field(default_factory=dict)
 
-    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+    def __post_init__(self) -> None:
+        check_numbers("mean", self.means)
+        check_numbers("standard deviation", self.stds, lambda std: std > 0, "above 0")
+
+    def fit(self, scores: Tensor, row: Tensor, pairs: Pairs, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. No rating is needed."""
         voted = voted_on(scores, names)
         stds = {name: float(v.std(correction=0)) for name, v in voted.items()}
@@ -187,8 +194,8 @@ class StandardisedMean(Combiner):
 
     def check(self, names: Sequence[str]) -> None:
         """See :class:`Combiner`."""
-        _check_fitted(self, self.stds, names)
-        _check_fitted(self, self.means, names)
+        check_fitted(self, self.stds, names)
+        check_fitted(self, self.means, names)
 
     def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
         """See :class:`Combiner`."""
@@ -207,7 +214,10 @@ class _Pessimist(Combiner):
 
     means: dict[str, float]
 
-    def fit(self, scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> Self:
+    def __post_init__(self) -> None:
+        check_numbers("mean", self.means)
+
+    def fit(self, scores: Tensor, row: Tensor, pairs: Pairs, names: Sequence[str]) -> Self:
         """See :class:`Combiner`. No rating is needed."""
         means = {name: float(voted.mean()) for name, voted in voted_on(scores, names).items()}
         return replace(self, means=means)  # type: ignore[type-var]  # a dataclass, as its subclasses are
@@ -215,7 +225,7 @@ class _Pessimist(Combiner):
     def check(self, names: Sequence[str]) -> None:
         """See :class:`Combiner`."""
         if self.means:
-            _check_fitted(self, self.means, names)
+            check_fitted(self, self.means, names)
 
     def combine(self, scores: Tensor, row: Tensor, names: Sequence[str]) -> Tensor:
         """See :class:`Combiner`."""
@@ -234,7 +244,7 @@ class Minimum(_Pessimist):
 
     Args:
         means: mean reward of each member by its name, which is taken off before; empty takes raw rewards.
-        fitted_on: origin of the rows that they are from, by the source's name.
+        fitted_on: SHA-256 of the files that they are from, by the source's name.
     """
 
     means: dict[str, float] = field(default_factory=dict)
@@ -252,7 +262,7 @@ class LowerConfidenceBound(_Pessimist):
     Args:
         k: how many; at least 0, which is the mean.
         means: mean reward of each member by its name, which is taken off before; empty takes raw rewards.
-        fitted_on: origin of the rows that they are from, by the source's name.
+        fitted_on: SHA-256 of the files that they are from, by the source's name.
     """
 
     k: float = 1.0
@@ -260,7 +270,8 @@ class LowerConfidenceBound(_Pessimist):
     fitted_on: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.k >= 0:
+        super().__post_init__()
+        if not 0 <= self.k < math.inf:
             raise ValueError(f"k is {self.k}; it counts standard deviations below the mean, so use a number >= 0")
 
     def worst(self, scores: Tensor) -> Tensor:
@@ -272,35 +283,3 @@ def check_fits(combiner: Combiner) -> None:
     """Refuse held-out rows for a combiner that they would leave as it is."""
     if type(combiner).fit is Combiner.fit:
         raise ValueError(f"the combiner {type(combiner).__name__} has nothing to fit; leave fit_on out")
-
-
-def check_takes(combiner: Combiner, comparable: Mapping[str, bool]) -> None:
-    """Refuse members whose scores mean something inside their row only, where the combiner compares over rows.
-
-    Args:
-        combiner: of the ensemble.
-        comparable: for each member by its name, True if its scores are comparable across rows.
-
-    Raises:
-        ValueError: naming the first such member.
-    """
-    judges = [name for name, each in comparable.items() if not each]
-    if judges and not combiner.takes_judges:
-        raise ValueError(
-            f"scores of member {judges[0]!r} mean something inside their row only, and the combiner "
-            f"{type(combiner).__name__} compares them across rows; take Mean, AccuracyWeighted or ConfidenceWeighted"
-        )
-
-
-def _check_fitted(combiner: Combiner, state: dict[str, float], names: Sequence[str]) -> None:
-    if not state:
-        raise ValueError(
-            f"the combiner {type(combiner).__name__} is to be fitted first: `python -m lit_basereward ensemble "
-            "--fit_on HELD_OUT.jsonl` does it and writes the ensemble, and so do fit_on and fit_rewards of `report`; "
-            "Mean needs no fitting"
-        )
-    if set(state) != set(names):
-        raise ValueError(
-            f"the combiner {type(combiner).__name__} was fitted for the members {', '.join(sorted(state))}, not for "
-            f"{', '.join(sorted(names))}; fit it again"
-        )

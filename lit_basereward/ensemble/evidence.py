@@ -15,17 +15,17 @@ def members_by_row(
     """Evidence of each row: ``{"members": {name: rewards of its responses}}`` of those that vote on it.
 
     Args:
-        scores: [M, N] NaN where a member does not vote.
+        scores: [M, N] NaN where a member does not vote; float32 is told in 9 digits, float64 as it is.
         row: [N] row of each response, ascending.
         names: of the members.
         judges: those whose scores mean something inside their row only; told where there are any.
     """
     told = {"judges": list(judges)} if judges else {}
-    sizes = torch.bincount(row).tolist()
+    sizes, digits = torch.bincount(row).tolist(), 9 if scores.dtype == torch.float32 else 17
     return [
         {
             "members": {
-                name: [float(f"{value:.9g}") for value in each.tolist()]
+                name: [float(f"{value:.{digits}g}") for value in each.tolist()]
                 for name, each in zip(names, part, strict=True)
                 if not each.isnan().any()
             },

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
-from lit_basereward.data.sources.base import Source, unique_names
+from lit_basereward.data.sources.base import Source
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.data.types import Preference, RowError
 from lit_basereward.ensemble.combiners import Combiner, check_fits
 from lit_basereward.ensemble.folder import FILE, is_ensemble, open_ensemble, write_ensemble
-from lit_basereward.modules.ensemble import EnsembleRM, origin
+from lit_basereward.ensemble.origin import marked, origin
+from lit_basereward.ensemble.votes import all_pairs
+from lit_basereward.modules.ensemble import EnsembleRM
 from lit_basereward.scorer import Scorer
+
+T = TypeVar("T")
 
 
 def ensemble(
@@ -89,51 +93,63 @@ def fit(
     assert isinstance(module, EnsembleRM)
     for source in sources:
         source.prepare()
-    rows = draw(sources, num_rows, seed)
-    scores, sizes = [], [len(row.responses) for row in rows]
-    with tqdm(total=len(rows), desc="ensemble", unit=" rows") as bar:
-        for start in range(0, len(rows), batch_size):
-            batch = scorer.collator(list(enumerate(rows[start : start + batch_size]))).to(scorer.device)
+    _check_apart(sources)
+    scores, pairs, sizes = [], [], []
+    drawn = draw(sources, num_rows, seed, scorer.collator.prepare)
+    with tqdm(total=min(num_rows, sum(map(len, sources))), desc="ensemble", unit=" rows") as bar:
+        while some := list(itertools.islice(drawn, batch_size)):
+            rows, items = zip(*some, strict=True)
+            batch = scorer.collator.collate(items).to(scorer.device)
             with torch.inference_mode():
                 scores.append(module.score_members(batch).cpu())
-            bar.update(len(batch))
-    ratings = torch.tensor([rating for row in rows for rating in row.ratings])
-    row = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes))
-    fitted = module.combiner.fit(torch.cat(scores, dim=1), row, ratings, module.names)
-    return marked(fitted, dict(zip(unique_names(sources), map(origin, sources), strict=True)))
+            pairs += [row.comparisons() for row in rows]
+            sizes += [len(row.responses) for row in rows]
+            bar.update(len(rows))
+    row = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    fitted = module.combiner.fit(torch.cat(scores, dim=1), row, all_pairs(pairs, sizes), module.names)
+    return marked(fitted, *sources)
 
 
-def marked(combiner: Combiner, fitted_on: dict[str, str]) -> Combiner:
-    """A combiner that knows which rows it was fitted on, where it is one that is fitted."""
-    if "fitted_on" not in inspect.signature(type(combiner)).parameters:
-        return combiner
-    combiner = copy.copy(combiner)
-    combiner.fitted_on = fitted_on
-    return combiner
+def _check_apart(sources: Sequence[Source]) -> None:
+    """A file that is given twice would count twice."""
+    known = [(source.name, origin(source)) for source in sources]
+    for (first, files), (second, others) in itertools.combinations(known, 2):
+        if not files.isdisjoint(others):
+            raise ValueError(f"fit_on has rows of {first} twice, also as {second}; give each file once")
 
 
-def draw(sources: Sequence[Source], num_rows: int, seed: int) -> list[Preference]:
+def draw(
+    sources: Sequence[Source], num_rows: int, seed: int, prepare: Callable[[int, Preference], T]
+) -> Iterator[tuple[Preference, T]]:
     """Rows with a comparison, drawn uniformly from those of all sources together; all where there are fewer.
 
-    Rows that cannot be read are left out, and told.
+    Rows that cannot be used are left out, and told: another is drawn in their place.
+
+    Args:
+        sources: of the rows.
+        num_rows: how many of them.
+        seed: of the draw.
+        prepare: what a row is to be made into, from its number and itself; one that cannot be is a RowError.
     """
     places = [(source, index) for source in sources for index in range(len(source))]
     random.Random(seed).shuffle(places)
 
-    rows: list[Preference] = []
+    found = 0
     left_out: list[RowError] = []
     for source, index in places:
-        if len(rows) == num_rows:
+        if found == num_rows:
             break
         try:
             row = source[index]
+            if not row.comparisons():
+                continue
+            prepared = prepare(found, row)
         except RowError as error:
             left_out.append(error)
             continue
-        if row.comparisons():
-            rows.append(row)
+        found += 1
+        yield row, prepared
     if left_out:
-        print(f"{len(left_out)} of the rows that were drawn cannot be read and are left out, such as: {left_out[0]}")
-    if not rows:
-        raise ValueError("fit_on has no row with a comparison; give rows whose responses are rated differently")
-    return rows
+        print(f"{len(left_out)} of the rows that were drawn cannot be used and are left out, such as: {left_out[0]}")
+    if not found:
+        raise ValueError("fit_on has no row with a comparison to use; give rows whose responses are rated differently")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,12 +20,13 @@ import yaml
 from lit_basereward.serving.folder import MANIFEST
 
 if TYPE_CHECKING:
+    from lit_basereward.metrics.calibration import Calibration
     from lit_basereward.modules.ensemble import EnsembleRM
 
 FILE = "ensemble.json"
 FORMAT = 1
 _OURS = "lit_basereward.modules.ensemble.EnsembleRM"
-_NOT_STORED = ("members", "combiner", "allow", "trust_remote_code", "devices", "report_fitted")
+_NOT_STORED = ("members", "combiner", "allow", "trust_remote_code", "devices", "report_fitted", "calibration")
 """Given by who loads it, or written by us."""
 
 
@@ -42,18 +45,17 @@ def write_ensemble(module: EnsembleRM, folder: str | Path) -> Path:
     Returns:
         the file.
     """
-    from lit_basereward.modules.recipe import class_path, recipe
+    from lit_basereward.modules.recipe import class_path
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"combiner": recipe(module.combiner), "routes": [_plain(recipe(route)) for route in module.routes]}
     content = {
         "format": FORMAT,
         "members": {
             name: {"path": _path_from(folder, path), "sha256": digest(Path(path))}
             for name, path in module.paths.items()
         },
-        "hyper_parameters": {"_class_path": class_path(type(module)), **settings},
+        "hyper_parameters": {"_class_path": class_path(type(module)), **_settings(module)},
         "calibration": module.calibration.to_dict() if module.calibration else None,
     }
     return _write(folder, content)
@@ -72,7 +74,7 @@ def _path_from(folder: Path, path: str) -> str:
 
 
 def read_ensemble(path: str | Path) -> dict[str, Any]:
-    """An ensemble as a checkpoint without weights: ``hyper_parameters`` that build it, and its ``calibration``.
+    """An ensemble as a checkpoint without weights: ``hyper_parameters`` that build it, its calibration among them.
 
     Args:
         path: a folder of :func:`write_ensemble`, or a YAML file with a ``model`` section.
@@ -91,24 +93,74 @@ def read_ensemble(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"member {name!r} of the ensemble {str(path)!r} is not at {str(place)!r}; put it back")
         if digest(place) != member["sha256"]:
             raise ValueError(
-                f"member {name!r} of the ensemble {str(path)!r} was changed since; write the ensemble again"
+                f"member {name!r} of the ensemble {str(path)!r} was changed since (calibrating it changes it, too); "
+                "write the ensemble again"
             )
         members[name] = os.path.normpath(place)
-    return {**content, "hyper_parameters": {**content["hyper_parameters"], "members": members}}
+    arguments = {**content["hyper_parameters"], "members": members}
+    if stored := content.get("calibration"):
+        of = _identity(members, arguments.get("combiner"), arguments.get("routes"))
+        arguments["calibration"] = {**stored, "of": of}
+    return {"hyper_parameters": arguments}
+
+
+def _identity(members: Mapping[str, str], combiner: Any, routes: Any) -> str:
+    """What rewards follow from, as a hash."""
+    paths = {name: os.path.abspath(path) for name, path in members.items()}
+    return hashlib.sha256(json.dumps([paths, combiner, routes], sort_keys=True).encode()).hexdigest()
+
+
+def own_calibration(module: EnsembleRM, stored: Mapping[str, Any] | None) -> Calibration | None:
+    """The calibration of :func:`read_ensemble`, unless the ensemble is another by now; then that is told."""
+    from lit_basereward.metrics.calibration import Calibration
+
+    if stored is None:
+        return None
+    numbers = dict(stored)
+    if numbers.pop("of", None) == _identity(module.paths, *_settings(module).values()):
+        return Calibration.from_dict(numbers)
+    print("calibration: left out, as it is of other members, other routes or another combiner", file=sys.stderr)
+    return None
+
+
+def _settings(module: EnsembleRM) -> dict[str, Any]:
+    from lit_basereward.modules.recipe import recipe
+
+    return {"combiner": recipe(module.combiner), "routes": [_plain(recipe(route)) for route in module.routes]}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    import lit_basereward.ensemble
+
+    if not path.exists():
+        raise ValueError(f"there is no {str(path)!r}; correct the path")
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-        arguments = {
-            key: value for key, value in model["init_args"].items() if key not in ("allow", "trust_remote_code")
-        }
-        return {"hyper_parameters": {"_class_path": model["class_path"], **arguments}}
+        kept = {key: value for key, value in model["init_args"].items() if key not in ("allow", "trust_remote_code")}
+        arguments = {"_class_path": _full_name(model["class_path"], lit_basereward, path), **kept}
+        if isinstance(combiner := arguments.get("combiner"), str):
+            arguments["combiner"] = combiner = {"class_path": combiner}
+        if combiner is not None:
+            name = _full_name(combiner["class_path"], lit_basereward.ensemble, path)
+            arguments["combiner"] = {**combiner, "class_path": name}
+        return {"hyper_parameters": arguments}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{str(path)!r} describes no ensemble; give a YAML file with model: class_path and init_args, as in "
             "configs/ensemble.yaml"
         ) from error
+
+
+def _full_name(name: str, package: ModuleType, path: Path) -> str:
+    """A class's path, of which the command line takes the last part alone for a class of ours."""
+    if "." in name:
+        return name
+    if name not in package.__all__:
+        known = ", ".join(each for each in package.__all__ if each[0].isupper())
+        raise ValueError(
+            f"{str(path)!r} names the class {name!r}; accepted: a path such as my_pkg.mine.{name}, {known}"
+        )
+    return f"{package.__name__}.{name}"
 
 
 def store_calibration(folder: str | Path, calibration: dict[str, Any], output: str | Path) -> None:
@@ -190,16 +242,17 @@ def load_ensemble(path: str | Path, allow: Sequence[str] = (), trust_remote_code
 def open_ensemble(path: str | Path, allow: Sequence[str] = (), trust_remote_code: bool = False) -> EnsembleRM:
     """The same without its members, which are read on first use."""
     from lit_basereward.allowed import check_classes
-    from lit_basereward.metrics.calibration import Calibration
     from lit_basereward.modules.ensemble import EnsembleRM
     from lit_basereward.scorer import build
 
-    stored = read_ensemble(path)
-    check_classes(stored["hyper_parameters"], allow)
+    arguments = read_ensemble(path)["hyper_parameters"]
     more = {"allow": list(allow), "trust_remote_code": trust_remote_code}
-    module = build(stored["hyper_parameters"] | more)
+    try:
+        check_classes(arguments, allow)
+        module = build(arguments | more)
+    except ValueError as error:  # told as of a checkpoint, which this is not
+        reason = str(error).replace("the checkpoint", str(path)).partition("; use the version")[0]
+        raise ValueError(reason) from error
     if not isinstance(module, EnsembleRM):
         raise ValueError(f"{str(path)!r} describes a {type(module).__name__}, and no ensemble")
-    calibration = stored.get("calibration")
-    module.calibration = Calibration.from_dict(calibration) if calibration else None
     return module

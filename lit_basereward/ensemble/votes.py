@@ -5,12 +5,14 @@ Shape legend: M members, N responses.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lit_basereward.losses.functional import comparisons
+Pairs = tuple[Tensor, Tensor]
+"""``(better, worse)``, [C] each: positions of the responses that are compared."""
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:
@@ -56,9 +58,22 @@ def voted_on(scores: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
-def held_out_margins(scores: Tensor, row: Tensor, ratings: Tensor, names: Sequence[str]) -> list[Tensor]:
+def all_pairs(rows: Sequence[Sequence[tuple[int, int]]], sizes: Sequence[int]) -> Pairs:
+    """Pairs of each row as pairs of all rows together.
+
+    Args:
+        rows: ``(better, worse)`` pairs of positions in each row.
+        sizes: how many responses each row has.
+    """
+    starts = itertools.accumulate(sizes, initial=0)
+    found = [(start + i, start + j) for start, pairs in zip(starts, rows, strict=False) for i, j in pairs]
+    better, worse = torch.tensor(found, dtype=torch.long).reshape(-1, 2).unbind(1)
+    return better, worse
+
+
+def held_out_margins(scores: Tensor, pairs: Pairs, names: Sequence[str]) -> list[Tensor]:
     """Better less worse in the comparisons that each member votes on, float64."""
-    better, worse = comparisons(row, ratings)
+    better, worse = pairs
     found = []
     for name, each in zip(names, scores.double(), strict=True):
         margins = each[better] - each[worse]

@@ -5,6 +5,7 @@ Shape legend: M members, N responses.
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -19,12 +20,16 @@ from lit_basereward.benchmarks.base import Benchmark
 from lit_basereward.data.batch import Batch
 from lit_basereward.data.collator import TooLongPolicy
 from lit_basereward.data.ensemble import EnsembleBatch, EnsembleCollator
-from lit_basereward.data.routing import Route, check_routes
+from lit_basereward.data.routing import Route, check_routes, unknown_sources, unused
+from lit_basereward.data.sampler import FILLER
 from lit_basereward.data.sources.base import Source
-from lit_basereward.ensemble.combiners import FITTED_HERE, Combiner, Mean, check_takes
+from lit_basereward.ensemble.checks import check_takes
+from lit_basereward.ensemble.combiners import Combiner, Mean
+from lit_basereward.ensemble.devices import check_devices, move
 from lit_basereward.ensemble.evidence import members_by_row
-from lit_basereward.ensemble.folder import digest
-from lit_basereward.ensemble.names import name_paths
+from lit_basereward.ensemble.folder import own_calibration
+from lit_basereward.ensemble.names import name_paths, refuse_twice
+from lit_basereward.ensemble.origin import FITTED_HERE, was_fitted_on
 from lit_basereward.modules.base import RewardModule, silence
 from lit_basereward.modules.cost import Cost
 
@@ -47,6 +52,7 @@ class EnsembleRM(RewardModule):
         allow: modules of yours, such as ``my_pkg.heads``, whose classes the members may name.
         trust_remote_code: run model code that comes with the members' backbones, where they ask for it.
         report_fitted: evaluate a combiner on the very rows that it was fitted on, and mark the report.
+        calibration: as the ensemble's folder has it, with what it is of: left out where that is another ensemble.
 
     Raises:
         ValueError: for members, routes and devices that do not go together.
@@ -61,6 +67,7 @@ class EnsembleRM(RewardModule):
         allow: list[str] = [],  # noqa: B006
         trust_remote_code: bool = False,
         report_fitted: bool = False,
+        calibration: dict[str, Any] | None = None,
     ) -> None:
         pl.LightningModule.__init__(self)
         self._begin()
@@ -70,13 +77,15 @@ class EnsembleRM(RewardModule):
         )
         if not self.paths:
             raise ValueError("the ensemble has no members; give members as name: checkpoint or export")
-        if devices is not None and len(devices) != len(self.paths):
-            raise ValueError(f"{len(self.paths)} members, but {len(devices)} devices; give one for each, or none")
+        refuse_twice(list(self.paths.values()))
+        check_devices(devices, self.names)
         check_routes(routes, self.names)
         self.combiner, self.routes, self.devices = combiner, routes, devices
         self.allow, self.trust_remote_code, self.report_fitted = allow, trust_remote_code, report_fitted
         self.members: nn.ModuleList = nn.ModuleList()
         self.trained = True
+        self.calibration = own_calibration(self, calibration)
+        self._voted: set[tuple[bool, ...]] = set()  # who voted together, on the rows so far
 
     @property
     def names(self) -> list[str]:
@@ -108,8 +117,11 @@ class EnsembleRM(RewardModule):
         loaded = [self._load(name, path) for name, path in self.paths.items()]
         comparable = [each.comparable_across_rows for each in loaded]
         check_takes(self.combiner, dict(zip(self.names, comparable, strict=True)))
-        for member, device in zip(loaded, self.devices or [str(self.device)] * len(loaded), strict=True):
-            member.to(device)  # who moved the ensemble before its members were there meant them, too
+        # who moved the ensemble before its members were there meant them, too
+        for name, member, device in zip(
+            self.names, loaded, self.devices or [str(self.device)] * len(loaded), strict=True
+        ):
+            move(name, member, device)
         self.members = nn.ModuleList(loaded).requires_grad_(False).eval()
 
     def _load(self, name: str, path: str) -> RewardModule:
@@ -156,6 +168,7 @@ class EnsembleRM(RewardModule):
         """
         assert isinstance(batch, EnsembleBatch), "an ensemble scores the batches of its own collator"
         scores = torch.full(batch.votes.shape, torch.nan, device=batch.row.device)
+        self._voted |= set(map(tuple, batch.votes[:, batch.row_index[batch.row] != FILLER].T.tolist()))
         for m, (name, member) in enumerate(zip(self.names, self._loaded, strict=True)):
             part, votes = batch.members[m], batch.votes[m]
             if part is None:
@@ -227,15 +240,17 @@ class EnsembleRM(RewardModule):
         if precision not in _PRECISIONS:
             raise ValueError(f"trainer.precision {precision} is not for ensembles; use one of {', '.join(_PRECISIONS)}")
         self.combiner.check(self.names)
+        self._voted.clear()
         data = getattr(self.trainer, "datamodule", None)
-        for source in data.sources("val" if stage == "validate" else stage) if data is not None else []:
+        sources = data.sources("val" if stage == "validate" else stage) if data is not None else []
+        for source in sources:
             self._check_unseen(source, stage)
+        self._warn(unknown_sources(self.routes, [source.name for source in sources]) if sources else [])
 
     def _check_unseen(self, source: Source, stage: str) -> None:
         """Held-out rows may be those of validation too; what is reported may not, and what is predicted is told."""
         reported = stage != "validate" or isinstance(source, Benchmark)
-        fitted_on = self.combiner.fitted_on.values()
-        if not (reported and fitted_on and origin(source) in fitted_on):
+        if not reported or not was_fitted_on(self.combiner, source):
             return
         if not self.report_fitted and stage != "predict":
             raise ValueError(
@@ -243,6 +258,24 @@ class EnsembleRM(RewardModule):
                 "set model.report_fitted: true, which marks the report"
             )
         source.remark(FITTED_HERE)
+
+    def on_test_epoch_end(self) -> None:
+        """Tell of routes that no row went by, and of members that voted on none."""
+        used = torch.tensor(
+            [tuple(name in route.members for name in self.names) in self._voted for route in self.routes]
+            + [any(votes[m] for votes in self._voted) for m in range(len(self.names))],
+            device=self.device,
+        )
+        used = self.trainer.strategy.reduce(used.float(), reduce_op="sum")  # of all devices
+        if used.any():  # else no row was left to score
+            self._warn(unused(self.routes, self.names, (used > 0).tolist()))
+
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
+
+    def _warn(self, told: list[str]) -> None:
+        if self.trainer.is_global_zero:
+            for each in told:
+                print(f"warning: {each}", file=sys.stderr)
 
     @property
     def partial(self) -> bool:
@@ -265,13 +298,3 @@ def _score(member: RewardModule, part: Batch) -> Tensor:
     kind = part.row.device.type
     with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
         return member.score(part)
-
-
-def origin(source: Source) -> str:
-    """Where rows are from: the file, whatever settings it is read with, in part or whole, its images blanked or not."""
-    while isinstance(inner := getattr(source, "source", None), Source):
-        source = inner
-    if isinstance(source, Benchmark):
-        return f"{source.suite}:{source.records.fingerprint()}"
-    path = Path(getattr(source, "path", None) or "")
-    return digest(path) if path.is_file() else source.fingerprint()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from lit_basereward.benchmarks.combine import COMBINERS, CombinerName
+from lit_basereward.benchmarks.combine import COMBINERS, CombinerName, combine_files
+from lit_basereward.benchmarks.rewards import read_rewards
+from lit_basereward.benchmarks.vl_rewardbench import VLRewardBench
 from lit_basereward.cli import main
+from lit_basereward.ensemble import Mean
 from lit_basereward.metrics import error_auroc
 
 # Rows 0 to 2 prefer the first response, row 3, which has an image, the second.
@@ -178,3 +183,112 @@ def test_rows_of_the_users_own(place: Path, capsys: pytest.CaptureFixture) -> No
         with pytest.raises(SystemExit):
             main([*given, *wrong])
         assert message in capsys.readouterr().err
+
+
+def rows_report(place: Path, rows: list[dict], rewards: dict[str, list], *options: str) -> dict:
+    """`report rows` of rows and of what each member gave them."""
+    lines = [
+        {"id": str(n), "prompt": "p", "responses": ["x", "y", "z"][: len(row["ratings"])], **row}
+        for n, row in enumerate(rows)
+    ]
+    (place / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, given in rewards.items():
+        write(place / f"{name}.jsonl", given)
+    files = [argument for name in rewards for argument in ("--rewards", str(place / f"{name}.jsonl"))]
+    main(["report", "rows", "--data", str(place / "rows.jsonl"), *files, "--output", str(place), *options])
+    return json.loads((place / "report.json").read_text())
+
+
+def test_an_unrated_response_is_in_no_pair(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Ratings [1, 0, null] ask one pair. a is right in all 4, b in 2: weights 4/6 and 2/6.
+
+    Taken for the worst, the unrated response would make 4 pairs more, in which a is wrong and b right: 4/8 and 6/8, and
+    weights 0.4 and 0.6. A row with one rating asks nothing: that b has no reward there does not matter. The combiner
+    is marked with the file's digest.
+    """
+    held = [{"id": str(n), "prompt": "p", "responses": ["x", "y", "z"], "ratings": [1, 0, None]} for n in range(4)]
+    held += [{"id": "4", "prompt": "p", "responses": ["x", "y"], "ratings": [1, None]}]
+    (place / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    write(place / "held_a.jsonl", [[2, 1, 9]] * 4 + [[0, 1e6]])
+    write(place / "held_b.jsonl", [[2, 1, -9]] * 2 + [[1, 2, -9]] * 2 + [None])
+    fit = ["--fit_on", str(place / "held.jsonl")]
+    fit += [argument for name in "ab" for argument in ("--fit_rewards", str(place / f"held_{name}.jsonl"))]
+    report(place, "ab", "--combine", "accuracy_weighted", *fit)
+    told = capsys.readouterr().out
+    weights = re.search(r"weights={'a': ([\d.]+), 'b': ([\d.]+)}", told)
+    assert weights and [float(each) for each in weights.groups()] == pytest.approx([2 / 3, 1 / 3])
+    assert f"fitted_on={{'held': '{hashlib.sha256((place / 'held.jsonl').read_bytes()).hexdigest()}'}}" in told
+
+
+def test_only_the_benchmarks_own_folder_is_a_folder_to_fit_on(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another folder is refused, forced or not; that of the benchmark, or a copy of its file, unless it is forced."""
+    for name in ("own", "other"):
+        (place / name).mkdir()
+    (place / "own/test.json").write_bytes((place / "vl.json").read_bytes())
+    (place / "other/x.jsonl").write_text("{}")
+    rewards = [argument for name in "ab" for argument in ("--fit_rewards", str(place / f"{name}.jsonl"))]
+    for name, force, message in (
+        ("other", "false", "is a folder, and not that of VL-RewardBench"),
+        ("other", "true", "is a folder, and not that of VL-RewardBench"),
+        ("own", "false", "is the file that is reported"),
+        ("own/test.json", "false", "is the file that is reported"),
+    ):
+        with pytest.raises(SystemExit):
+            report(
+                place, "ab", "--combine", "accuracy_weighted", "--fit_on", str(place / name), *rewards, "--force", force
+            )
+        assert message in capsys.readouterr().err
+    found = report(
+        place, "ab", "--combine", "accuracy_weighted", "--fit_on", f"{place}/own", *rewards, "--force", "true"
+    )
+    assert any("fitted on these very rows" in remark for remark in found["remarks"])
+
+
+def test_routes_go_by_a_rows_own_category_and_source(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """The row without a category is no row of the category "rows", though the report's group is called that.
+
+    a is right in both rows, b in none, and surer. By category "sums" a decides on the second alone; by source, on both.
+    """
+    rows = [{"ratings": [1, 0]}, {"ratings": [1, 0], "category": "sums"}]
+    rewards = {"a": [[1, 0], [1, 0]], "b": [[0, 2], [0, 2]]}
+    mean = ["--combine", "mean", "--routes"]
+    assert rows_report(place, rows, rewards, *mean, "[{when: {category: sums}, members: [a]}]")["overall"] == 0.5
+    found = rows_report(place, rows, rewards, *mean, "[{when: {source: rows}, members: [a]}]")
+    assert found["overall"] == 1.0 and "member b votes on none of the rows" in found["remarks"]
+    for when in ("category: rows", "category: [sum, add]", "source: row", "category: sums, source: row"):
+        with pytest.raises(SystemExit):
+            rows_report(place, rows, rewards, *mean, f"[{{when: {{{when}}}, members: [a]}}]")
+        told = capsys.readouterr().err
+        assert "fits no row; there are the categories: sums; and the sources: rows" in told
+
+
+def test_what_is_wrong_with_a_file_is_said_of_it(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """A reward beyond float32, and one file as held-out rewards of two members."""
+    fit = ["--fit_on", str(place / "held.jsonl"), *["--fit_rewards", str(place / "held_a.jsonl")] * 2]
+    with pytest.raises(SystemExit):
+        report(place, "ab", "--combine", "accuracy_weighted", *fit)
+    assert "held_a.jsonl is given twice" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        rows_report(place, [{"ratings": [1, 0]}], {"a": [[1e300, 0]], "b": [[1, 0]]}, "--combine", "mean")
+    assert re.search(r"a\.jsonl has a reward of 1e\+300 for .*rows\.jsonl:1", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("rewards", "errs"), [([1, 0], "errs in none"), ([0, 1], "is wrong in all")])
+def test_where_nothing_can_correlate_it_is_said(
+    place: Path, rewards: list, errs: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Members that are both right everywhere, or nowhere: no NaN among the figures that are told."""
+    rows_report(place, [{"ratings": [1, 0]}] * 3, {"a": [rewards] * 3, "b": [rewards] * 3}, "--combine", "mean")
+    told = capsys.readouterr().out
+    assert f"the ensemble {errs} of 3 comparisons" in told and "have no correlation" in told and "nan" not in told
+
+
+def test_a_judges_file_is_told_in_the_evidence(place: Path) -> None:
+    """As by the ensemble that runs both: rewards of the mean are then comparable inside a row only."""
+    lines = [{"rewards": given, "members": {"j": given}, "judges": ["j"]} for given in A]
+    (place / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    benchmark = VLRewardBench(path=str(place / "vl.json"), images="optional")
+    files = {name: read_rewards(place / f"{name}.jsonl", benchmark, member=True) for name in "ab"}
+    found = combine_files(benchmark, files, Mean()).account
+    assert found.evidence[0] == {"members": {"a": [2.0, 1.0], "b": [0.0, 2.0]}, "judges": ["a"]}
+    assert not found.comparable_across_rows

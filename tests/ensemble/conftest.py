@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 
 from lit_basereward import NaiveRM
 from lit_basereward.nn.backbone import Backbone
@@ -31,4 +32,20 @@ def write(backbone: str, path: Path, seed: int = 0) -> str:
     trainer = pl.Trainer(**QUIET)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(path)
+    return str(path)
+
+
+@pytest.fixture
+def config(members, tmp_path, monkeypatch) -> str:
+    """Two members, weighted by accuracy, not fitted; the checkpoints lie beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("qwen", "text"):
+        (tmp_path / f"{name}.ckpt").write_bytes(Path(members[name]).read_bytes())
+    path = tmp_path / "ensemble.yaml"
+    arguments = {
+        "members": {name: str(tmp_path / f"{name}.ckpt") for name in ("qwen", "text")},
+        "combiner": {"class_path": "lit_basereward.ensemble.AccuracyWeighted"},
+        "routes": [{"when": {"modality": "image"}, "members": ["qwen"]}],
+    }
+    path.write_text(yaml.safe_dump({"model": {"class_path": "lit_basereward.EnsembleRM", "init_args": arguments}}))
     return str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -147,8 +148,14 @@ def test_settings_that_do_not_go_together(members):
         EnsembleRM({})
     with pytest.raises(ValueError, match="is given twice"):
         EnsembleRM([members["qwen"], members["qwen"]])
+    with pytest.raises(ValueError, match="is given twice"):
+        EnsembleRM({"a": members["qwen"], "b": members["qwen"]})
     with pytest.raises(ValueError, match="3 members, but 1 devices"):
         EnsembleRM(members, devices=["cpu"])
+    with pytest.raises(ValueError, match="member 'text' has the device 'gpu', which is none"):
+        EnsembleRM(members, devices=["cpu", "cpu", "gpu"])
+    with pytest.raises(ValueError, match="member 'text' of the ensemble cannot be moved to the device 'cuda:99'"):
+        EnsembleRM(members, devices=["cpu", "cpu", "cuda:99"]).configure_model()
     with pytest.raises(ValueError, match="route 1 names the member 'x'"):
         EnsembleRM(members, routes=[Route(["x"])])
     with pytest.raises(ValueError, match="is not trained: run `fit` for each"):
@@ -210,3 +217,34 @@ def test_through_the_trainer_with_a_worker(members, whole, tmp_path):
     for line, rewards in zip(lines, whole.score_rows(rows), strict=True):
         assert line["rewards"] == pytest.approx(rewards.tolist(), abs=1e-5)
     assert [len(line["members"]) for line in lines] == [3, 2, 2, 3, 2, 2]
+
+
+def test_routes_and_members_without_rows_are_told(members, tmp_path, capsys):
+    """Four rows of text: the route for images and the one with a typo decide on none; text votes alone.
+
+    A source that is not of this run is told before any is scored, and stops nothing.
+    """
+    import lightning.pytorch as pl
+
+    from lit_basereward.data.datamodule import PreferenceDataModule
+    from lit_basereward.testing import ListSource
+
+    rows = [replace(row, category="sums") for row in preferences(images=False, responses=(2, 2, 2, 2))]
+    routes = [
+        Route(["qwen", "intern"], When(modality="image")),
+        Route(["intern"], When(category="sum")),
+        Route(["text"], When(category=["sums", "more"])),
+        Route(["qwen"], When(source="quiz")),
+    ]
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "default_root_dir": tmp_path}
+    trainer, module = pl.Trainer(**quiet), EnsembleRM(members, routes=routes)
+    trainer.test(module, PreferenceDataModule(test=ListSource(rows)), verbose=False)
+    told = capsys.readouterr().err
+    assert "warning: route 4 is for the source quiz, and the sources here are list\n" in told
+    silent = [1, 2, 4]
+    assert [n for n in range(1, 5) if re.search(f"warning: route {n} .* decided on none of the rows", told)] == silent
+    assert "route 2 (category sum) decided" in told
+    assert re.findall(r"warning: member (\w+) votes on none of the rows", told) == ["qwen", "intern"]
+    module.routes = []
+    trainer.validate(module, PreferenceDataModule(val=ListSource(rows)), verbose=False)
+    assert "on none of the rows" not in capsys.readouterr().err

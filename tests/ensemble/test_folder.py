@@ -9,48 +9,22 @@ import pytest
 import torch
 import user_combiner
 import yaml
+from row_files import rows_file
 
 from lit_basereward import EnsembleRM, load
-from lit_basereward.benchmarks.rows import SourceRows
 from lit_basereward.calibrate import calibrate
 from lit_basereward.cli import main
-from lit_basereward.data.sources.blank import BlankImages
 from lit_basereward.data.sources.jsonl import JSONLSource
 from lit_basereward.doctor.run import doctor
-from lit_basereward.ensemble.fitting import draw, ensemble, marked
-from lit_basereward.ensemble.folder import FILE, write_ensemble
-from lit_basereward.modules.ensemble import origin
+from lit_basereward.ensemble import Minimum
+from lit_basereward.ensemble.fitting import ensemble
+from lit_basereward.ensemble.folder import FILE, read_ensemble, write_ensemble
+from lit_basereward.ensemble.origin import marked, origin
 from lit_basereward.modules.recipe import recipe
+from lit_basereward.scorer import build
 from lit_basereward.serving.export import export
-from lit_basereward.testing import ListSource, preferences
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
-
-
-@pytest.fixture
-def config(members, tmp_path, monkeypatch) -> str:
-    """Two members, weighted by accuracy, not fitted; the checkpoints lie beside it."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("qwen", "text"):
-        (tmp_path / f"{name}.ckpt").write_bytes(Path(members[name]).read_bytes())
-    path = tmp_path / "ensemble.yaml"
-    arguments = {
-        "members": {name: str(tmp_path / f"{name}.ckpt") for name in ("qwen", "text")},
-        "combiner": {"class_path": "lit_basereward.ensemble.AccuracyWeighted"},
-        "routes": [{"when": {"modality": "image"}, "members": ["qwen"]}],
-    }
-    path.write_text(yaml.safe_dump({"model": {"class_path": "lit_basereward.EnsembleRM", "init_args": arguments}}))
-    return str(path)
-
-
-def rows_file(path: Path, seed: int) -> str:
-    rows = preferences(seed, images=False, responses=(2, 3, 2, 4))
-    lines = [
-        {"id": str(i), "prompt": f"row {i} of {seed}", "responses": row.responses, "ratings": row.ratings}
-        for i, row in enumerate(rows)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
 
 
 def test_fit_write_load_and_refuse(config, tmp_path, capsys):
@@ -155,34 +129,63 @@ def test_a_calibrated_copy_finds_the_members(config, tmp_path):
         calibrate(config, str(tmp_path / "none.jsonl"), device="cpu")
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        lambda path: JSONLSource(path, limit=2),
-        lambda path: JSONLSource(path, image_root="/", name="other"),
-        lambda path: BlankImages(JSONLSource(path)),
-        SourceRows,
-    ],
-)
-def test_rows_are_known_by_their_file(source, tmp_path):
-    """However they are read; a second file of the same name is another."""
-    first, second = (tmp_path / name / "held.jsonl" for name in "ab")
-    for seed, path in enumerate((first, second)):
-        path.parent.mkdir()
-        rows_file(path, seed)
-    wrapped = source(str(first)) if source is not SourceRows else SourceRows(JSONLSource(str(first)))
-    assert origin(wrapped) == origin(JSONLSource(str(first))) != origin(JSONLSource(str(second)))
+def test_a_calibration_is_of_what_it_was_fitted_for(config, tmp_path, capsys):
+    """With another combiner, other routes or another member it is left out, and told; elsewhere, it stays.
+
+    Of a copy in another folder, too, which names the members by other paths.
+    """
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] |= {"combiner": "Mean"}
+    Path(config).write_text(yaml.safe_dump(content))
+    folder, copy = ensemble(config, str(tmp_path / "ens")), tmp_path / "deep/copy"
+    calibrate(str(folder), rows_file(tmp_path / "held.jsonl", 1), output=str(copy), device="cpu")
+    (arguments,) = read_ensemble(copy).values()
+    del arguments["_class_path"]
+    capsys.readouterr()
+
+    def calibration(**others):
+        return build({"_class_path": "lit_basereward.EnsembleRM", **arguments, **others}).calibration
+
+    swapped = dict(zip(arguments["members"], reversed(arguments["members"].values()), strict=True))
+    assert calibration() == calibration(devices=["cpu", "cpu"]) == load(copy, "cpu").calibration != None  # noqa: E711
+    assert not capsys.readouterr().err
+    for other in ({"combiner": {"class_path": "Minimum"}}, {"routes": []}, {"members": swapped}):
+        assert calibration(**other) is None
+        assert "calibration: left out" in capsys.readouterr().err
+    rows = rows_file(tmp_path / "rows.jsonl", 2)
+    for given in ([], ["--model.combiner", "Minimum"]):
+        test = ["test", *QUIET, "--ckpt_path", str(copy), "--data.test", rows]
+        main([*test, "--trainer.default_root_dir", f"{tmp_path}/run", *given])
+        assert ("calibration: left out" in capsys.readouterr().err) == bool(given)
 
 
-def test_all_files_are_remembered_that_have_one_name(config, tmp_path):
-    """Fitted on a/held.jsonl and b/held.jsonl: both are known as seen."""
-    files = []
-    for seed, name in enumerate("ab", 1):
-        (tmp_path / name).mkdir()
-        files.append(rows_file(tmp_path / name / "held.jsonl", seed))
-    folder = ensemble(config, str(tmp_path / "ens"), fit_on=files)
-    seen = json.loads((folder / FILE).read_text())["hyper_parameters"]["combiner"]["init_args"]["fitted_on"]
-    assert seen == {"held": origin(JSONLSource(files[0])), "held_2": origin(JSONLSource(files[1]))}
+def test_a_yaml_with_short_names(members, tmp_path):
+    """What the command line takes loads, too; mistakes are told of the file, and not of a checkpoint."""
+    path = tmp_path / "short.yaml"
+
+    def written(name: str, combiner: object) -> Path:
+        model = {"class_path": name, "init_args": {"members": {"text": members["text"]}, "combiner": combiner}}
+        path.write_text(yaml.safe_dump({"model": model}))
+        return path
+
+    for name in ("EnsembleRM", "lit_basereward.EnsembleRM"):
+        for combiner in ("Minimum", {"class_path": "Minimum"}, "lit_basereward.ensemble.Minimum"):
+            assert type(load(written(name, combiner), "cpu").module.combiner) is Minimum
+    assert (
+        load(written("EnsembleRM", {"class_path": "LowerConfidenceBound", "init_args": {"k": 2}})).module.combiner.k
+        == 2
+    )
+    for name, combiner, message in (
+        ("Ensemble", "Mean", r"short.yaml' names the class 'Ensemble'; accepted: .*my_pkg.*EnsembleRM"),
+        ("EnsembleRM", "Man", r"short.yaml' names the class 'Man'; accepted: .*Mean"),
+        ("EnsembleRM", "my_pkg.Mine", r"short.yaml names the class my_pkg.Mine; to run it, load with allow"),
+        ("EnsembleRM", {"class_path": "Mean", "init_args": {"k": 1}}, r"short.yaml's settings do not fit"),
+    ):
+        with pytest.raises(ValueError, match=message) as told:
+            load(written(name, combiner), "cpu")
+        assert "checkpoint" not in str(told.value)
+    with pytest.raises(ValueError, match=r"there is no '.*none.yaml'"):
+        load(tmp_path / "none.yaml", "cpu")
 
 
 def test_a_combiner_of_the_users_own(members, tmp_path):
@@ -192,9 +195,11 @@ def test_a_combiner_of_the_users_own(members, tmp_path):
     with pytest.raises(ValueError, match=r"names the class user_combiner\.Trimmed"):
         load(folder, "cpu")
     assert load(folder, "cpu", allow=["user_combiner"]).module.combiner.share == 0.25
-    fitted = marked(user_combiner.Fitted(), {"held": "abc"})
-    assert fitted.fitted_on == {"held": "abc"} and recipe(fitted)["init_args"] == {"fitted_on": {"held": "abc"}}
-    assert marked(combiner, {"held": "abc"}) is combiner
+    rows = JSONLSource(rows_file(tmp_path / "held.jsonl", 1))
+    seen = dict(zip(["held"], origin(rows), strict=True))
+    fitted = marked(user_combiner.Fitted(), rows)
+    assert fitted.fitted_on == seen and recipe(fitted)["init_args"] == {"fitted_on": seen}
+    assert marked(combiner, rows) is combiner
 
 
 def test_tools_for_one_model_say_so(config, tmp_path):
@@ -247,36 +252,3 @@ def test_a_folder_brings_no_permissions(config, members, tmp_path):
     (folder / FILE).write_text("{")
     with pytest.raises(ValueError, match="holds no whole ensemble"):
         load(folder, "cpu")
-
-
-def test_rows_are_drawn_uniformly_from_all_sources():
-    """Sources of 300 and 100 rows, 200 drawn without repeats: 150 of the first are expected, 6.1 is the deviation.
-
-    Rows without a comparison are passed over; the draw is one of the seed.
-    """
-    rows = preferences(0, images=False, responses=(2,))
-    first, second = ListSource(rows * 300), ListSource(rows * 100)
-    tied = ListSource(preferences(1, images=False, responses=(1,)) * 50)
-    drawn = draw([first, second, tied], 200, seed=0)
-    assert len(drawn) == 200 and all(row.comparisons() for row in drawn)
-    marked = [ListSource([_with_id(rows[0], f"{name}{i}") for i in range(n)]) for name, n in (("a", 300), ("b", 100))]
-    ids = [row.id for row in draw(marked, 200, seed=0)]
-    assert len(set(ids)) == 200 and 125 <= sum(name.startswith("a") for name in ids) <= 175
-    assert ids == [row.id for row in draw(marked, 200, seed=0)] != [row.id for row in draw(marked, 200, seed=1)]
-
-
-def test_rows_that_cannot_be_read_are_told(tmp_path, capsys):
-    """Of 4 rows 1 has an image outside ``image_root``; with 3 that are good none is missing unsaid."""
-    path = Path(rows_file(tmp_path / "held.jsonl", 1))
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[2]["images"] = ["/elsewhere/a.png"]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = draw([JSONLSource(str(path))], 10, seed=0)
-    assert sorted(row.id for row in rows) == ["0", "1", "3"]
-    assert "1 of the rows that were drawn cannot be read and are left out, such as: " in capsys.readouterr().out
-
-
-def _with_id(row, name):
-    from dataclasses import replace
-
-    return replace(row, id=name)
