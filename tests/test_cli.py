@@ -530,7 +530,8 @@ def test_an_option_of_the_last_item_and_an_item_more_keep_the_rest(place: Simple
     assert more[0].init_args.patience == 7 and more[1].class_path.endswith("LearningRateMonitor")
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_to_workers_too_is_a_stop_that_resumes_exactly(
     place: SimpleNamespace, tmp_path: Path, name: str, code: int
 ) -> None:

@@ -67,6 +67,7 @@ def test_last_is_the_newest_whole_one(run, tmp_path, capsys):
         RewardCLI([*run, "--ckpt_path", str(saved / "last.ckpt")])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_last_where_a_logger_numbers_its_versions(run, tmp_path, capsys):
     """Each start has a folder of its own: the first finds nothing, and says so; the second goes on from the first's.

@@ -119,7 +119,7 @@ def with_adapters(folder: str, dtype: str) -> Subject:
 MERGED = "adapters merged and exported: same rewards"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_merge_is_held_to_float32_rounding(backbone_folder: Folder, dtype: str) -> None:
     """1e-5, also where the model computes in bfloat16, whose own rounding is told apart."""
     (check,) = (check for check in saving(with_adapters(backbone_folder("qwen2"), dtype)) if check.name == MERGED)

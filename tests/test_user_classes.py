@@ -63,7 +63,12 @@ def user(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("head", "layers"), [("quantile_head.QuantileHead", None), ("my_parts.DeepHead", 4), ("MLPHead", 2)]
+    ("head", "layers"),
+    [
+        ("quantile_head.QuantileHead", None),
+        ("my_parts.DeepHead", 4),
+        pytest.param("MLPHead", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_parts_from_elsewhere_train(user, backbone_folder, head, layers):
     """One step each. Defaults of our head do not leak into theirs: DeepHead keeps its 4 layers."""

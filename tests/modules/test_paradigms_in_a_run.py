@@ -156,7 +156,8 @@ def test_a_judges_calibration_is_of_differences(backbone_folder, tmp_path):
         scorer.probability(scorer.score("is it red", ["yes", "no"]))
 
 
-@pytest.mark.parametrize("kind", [CriticRM, pytest.param(GenerativeRM, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the command line of both is run by tests/test_readme.py, too
+@pytest.mark.parametrize("kind", [CriticRM, GenerativeRM])
 def test_from_the_command_line(backbone_folder, tmp_path, monkeypatch, kind):
     """fit, fit on from its checkpoint, validate, test and predict; predictions are those of `load`."""
     monkeypatch.chdir(tmp_path)

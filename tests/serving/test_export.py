@@ -103,7 +103,7 @@ def test_merged_export_gives_the_same_rewards(adapted, exported, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("quantize", [None, Quantize()])
+@pytest.mark.parametrize("quantize", [None, pytest.param(Quantize(), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("share", [0.0, 0.8])
 def test_a_wrong_merge_is_not_kept(backbone_folder, tmp_path, monkeypatch, dtype, quantize, share):
     """Adapters lost, or merged at 0.8 of their scale.

@@ -131,7 +131,7 @@ def test_bfloat16(backbone_folder, tmp_path, kind):
     assert 0 < difference < 0.2
 
 
-@pytest.mark.parametrize("kind", [CriticRM, GenerativeRM])
+@pytest.mark.parametrize("kind", [CriticRM, pytest.param(GenerativeRM, marks=pytest.mark.slow)])
 def test_adapters_alone(backbone_folder, tmp_path, kind):
     """Bit for bit by `load`; PEFT puts them on the whole language model, whose logits are ours."""
     from peft import PeftModel
