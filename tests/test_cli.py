@@ -401,7 +401,9 @@ def test_error_of_a_worker_is_what_it_said_there() -> None:
     assert one_line(ValueError()) == "ValueError"
 
 
-@pytest.mark.parametrize(("signal_name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("signal_name", "code"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)]
+)
 @pytest.mark.usefixtures("keep_handlers")
 def test_signal_in_validate_ends_with_its_exit_code(place: SimpleNamespace, signal_name: str, code: int) -> None:
     """SIGTERM comes in the second of four batches (set-up reads the rows first, with Python's own handler, which would

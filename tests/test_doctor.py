@@ -87,7 +87,7 @@ UNTRAINED = "weights as in the checkpoint (tensors that differ)"  # without a ch
     [
         ("qwen2_5_vl", "shared", False, set()),
         pytest.param("llava", "padded", False, {"shared layout = padded layout"}, marks=pytest.mark.slow),
-        ("qwen2", "shared", True, {"rewards move with the images"}),
+        pytest.param("qwen2", "shared", True, {"rewards move with the images"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_healthy_model_passes(

@@ -53,7 +53,7 @@ def subject(module: RewardModule) -> Subject:
     [
         (CriticRM, "qwen2_5_vl", "shared", {}, set()),
         (CriticRM, "qwen2", "padded", {"critique": "none"}, {"shared layout = padded layout"}),
-        (GenerativeRM, "qwen2_5_vl", "shared", {}, {JUDGED}),
+        pytest.param(GenerativeRM, "qwen2_5_vl", "shared", {}, {JUDGED}, marks=pytest.mark.slow),
         pytest.param(
             GenerativeRM,
             "qwen2_5_vl",

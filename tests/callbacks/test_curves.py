@@ -157,6 +157,7 @@ def test_lines_of_another_run_are_not_taken_up(whole, tmp_path, backbone_folder)
     assert lines(tmp_path) == lines(whole)[3:]
 
 
+@pytest.mark.slow
 def test_loggers_make_no_difference(whole, tmp_path, backbone_folder, capsys):
     """And the last lines name the paths, the command of TensorBoard among them, each once."""
     loggers = [kind(tmp_path, name="", version="") for kind in (CSVLogger, TensorBoardLogger)]

@@ -163,6 +163,7 @@ class StopAfter(pl.Callback):
             raise RuntimeError("crash")
 
 
+@pytest.mark.slow
 def test_a_stopped_test_keeps_evidence_and_cost(critic, tmp_path):
     """The suite is scored when the run crashes; figures, cost and the page's critiques are those of a whole run."""
     trainer(tmp_path / "whole").test(critic, data(tmp_path / "whole"), verbose=False)

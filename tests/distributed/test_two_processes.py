@@ -98,6 +98,7 @@ def test_bfloat16_is_for_computing(backbone_folder, two):
     torch.testing.assert_close(found["rewards"], expected, rtol=0, atol=5e-2)
 
 
+@pytest.mark.slow
 def test_resumed_on_another_number_of_ranks(one, resumed):
     """Two ranks save after step 2; one goes on with their weights, moments, schedule and rows."""
     check_same_run(resumed["resumed"], one, first_step=2)

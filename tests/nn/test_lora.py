@@ -173,6 +173,7 @@ def test_merged_rewards_are_the_unmerged_ones(backbone_folder, quantize):
     assert kinds == {nn.Linear} and not is_quantized(module) and not any("lora" in n for n in module.state_dict())
 
 
+@pytest.mark.slow
 def test_stop_and_resume_with_an_8_bit_optimizer(backbone_folder, tmp_path):
     """4-bit backbone: 2 steps, a checkpoint, 2 more are bit-equal to 4 in one go, and the checkpoint is small.
 

@@ -202,6 +202,7 @@ def test_a_sharded_checkpoint_is_exported_like_a_file(text_only, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_adapters_alone_in_pefts_format(adapted, text_only, backbone_folder, tmp_path):
     """`load` gives the very rewards; PEFT itself, on the plain base model, the very states. No backbone is inside."""
     from peft import PeftModel
