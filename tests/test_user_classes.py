@@ -66,7 +66,7 @@ def user(tmp_path, monkeypatch):
     ("head", "layers"),
     [
         ("quantile_head.QuantileHead", None),
-        ("my_parts.DeepHead", 4),
+        pytest.param("my_parts.DeepHead", 4, marks=pytest.mark.slow),
         pytest.param("MLPHead", 2, marks=pytest.mark.slow),
     ],
 )

@@ -60,7 +60,8 @@ def expected(place: Path) -> torch.Tensor:
     return torch.stack([scorer.score(row["prompt"], row["responses"]) for row in ROWS])
 
 
-@pytest.mark.parametrize("config", ["run.yaml", pytest.param("own.yaml", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["run.yaml", "own.yaml"])
 def test_an_export_is_evaluated_as_its_checkpoint_is(place, config, monkeypatch):
     """Its model section, or that of a config, whose head and backbone it fills: the checkpoint's rewards to 1e-5."""
     monkeypatch.chdir(place)

@@ -69,7 +69,7 @@ CASES = {
 }
 
 
-DEFAULT = ["vision", "tied"]
+DEFAULT = ["tied"]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in DEFAULT]
 
 
