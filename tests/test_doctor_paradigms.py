@@ -166,6 +166,7 @@ def test_planning_agrees_with_the_built_model(backbone_folder, kind):
     assert plan.activations == cost.activations and plan.flops_per_row == cost.flops_per_row
 
 
+@pytest.mark.slow
 def test_command_line(backbone_folder, tmp_path: Path):
     """A reasoning judge's config alone, then with checks; one response in a row of the data is left out."""
     backbone = {"name_or_path": backbone_folder("qwen2"), "max_length": 2048}

@@ -70,6 +70,7 @@ def test_an_export_is_evaluated_as_its_checkpoint_is(place, config, monkeypatch)
     main(["validate", "--config", config, "--ckpt_path", "exported"])
 
 
+@pytest.mark.slow
 def test_a_calibration_goes_into_an_export(place, monkeypatch, capsys):
     """Into a copy of it, or into it: the checkpoint's own numbers, told in the card, and the folder stays whole."""
     monkeypatch.chdir(place)
