@@ -17,12 +17,11 @@ from lit_basereward.data.scan import Stage
 _STAGES: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "predict"}
 
 
-class RowProgressBar(ProgressBar):
-    """Rows scored of each source, in ``validate``, ``test`` and ``predict``; on several devices those of the first."""
+class _Bar(ProgressBar):
+    """What both have in common."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm | None = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -33,6 +32,14 @@ class RowProgressBar(ProgressBar):
         """Show it again."""
         self._enabled = True
 
+
+class RowProgressBar(_Bar):
+    """Rows scored of each source, in ``validate``, ``test`` and ``predict``; on several devices those of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -40,13 +47,8 @@ class RowProgressBar(ProgressBar):
         if batch_idx == 0:
             self._close()
             stage = _STAGES[str(trainer.state.fn.value)]  # type: ignore[union-attr]
-            loaders: Any = getattr(trainer, f"{stage}_dataloaders")
-            self._bar = tqdm(
-                desc=trainer.datamodule.source_names(stage)[dataloader_idx],  # type: ignore[attr-defined]
-                total=loaders[dataloader_idx].plan.num_rows,
-                unit=" rows",
-                disable=not self._enabled,
-            )
+            name, total = _source(trainer, stage, dataloader_idx)
+            self._bar = tqdm(desc=name, total=total, unit=" rows", disable=not self._enabled)
 
     def on_test_batch_end(
         self,
@@ -59,7 +61,7 @@ class RowProgressBar(ProgressBar):
     ) -> None:
         """Count the batch's rows."""
         if self._bar is not None:
-            self._bar.update(int((batch.row_index >= 0).sum()) + len(batch.dropped))
+            self._bar.update(_rows(batch))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the last source's bar as it stands."""
@@ -79,7 +81,7 @@ class RowProgressBar(ProgressBar):
             self._bar = None
 
 
-class StepProgressBar(ProgressBar):
+class StepProgressBar(_Bar):
     """Steps of the whole ``fit`` on one line, with the last figures; while it validates, rows scored of each source.
 
     Where nobody watches, as in a file, a line is printed after each validation and each epoch.
@@ -89,17 +91,8 @@ class StepProgressBar(ProgressBar):
         super().__init__()
         self._bar: Any = None
         self._steps = self._rows = 0  # rich's numbers of the two lines
-        self._enabled = True
         self._asked = 0.0  # when figures were last asked for
         self._told = 0  # the last step that has a line
-
-    def disable(self) -> None:
-        """Show nothing; Lightning asks for it on all devices but the first."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Show it again."""
-        self._enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin where a checkpoint has left off."""
@@ -126,9 +119,8 @@ class StepProgressBar(ProgressBar):
         """Begin the next source."""
         if self._bar is not None and batch_idx == 0:
             self._leave_source()
-            name = trainer.datamodule.source_names("val")[dataloader_idx]  # type: ignore[attr-defined]
-            loaders: Any = trainer.val_dataloaders
-            self._rows = self._bar.add_task(name, total=loaders[dataloader_idx].plan.num_rows, figures="rows")
+            name, total = _source(trainer, "val", dataloader_idx)
+            self._rows = self._bar.add_task(name, total=total, figures="rows")
 
     def on_validation_batch_end(
         self,
@@ -141,7 +133,7 @@ class StepProgressBar(ProgressBar):
     ) -> None:
         """Count the batch's rows."""
         if self._bar is not None:
-            self._bar.advance(self._rows, int((batch.row_index >= 0).sum()) + len(batch.dropped))
+            self._bar.advance(self._rows, _rows(batch))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show or print what came out."""
@@ -185,6 +177,17 @@ class StepProgressBar(ProgressBar):
             self._leave_source()
             self._bar.stop()
             self._bar = None
+
+
+def _source(trainer: pl.Trainer, stage: Stage, index: int) -> tuple[str, int]:
+    """Name of a source that is evaluated, and how many rows of it this device has."""
+    loaders: Any = getattr(trainer, f"{stage}_dataloaders")
+    return trainer.datamodule.source_names(stage)[index], loaders[index].plan.num_rows  # type: ignore[attr-defined]
+
+
+def _rows(batch: Batch) -> int:
+    """Rows that a batch has dealt with, those included that were left out of it."""
+    return int((batch.row_index >= 0).sum()) + len(batch.dropped)
 
 
 def terminal_bar() -> Any:

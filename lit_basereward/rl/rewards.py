@@ -175,7 +175,9 @@ class ModelReward(_FromModel):
         if clip is not None and not clip > 0:
             raise ValueError(f"clip is {clip}; use a number above 0, or null for none")
         if not (math.isfinite(length_penalty) and length_penalty >= 0 and free_length >= 0):
-            raise ValueError("length_penalty and free_length cannot be below 0")
+            raise ValueError(
+                f"length_penalty is {length_penalty} and free_length {free_length}; they cannot be below 0 or NaN"
+            )
         self.standardize, self.clip = standardize, clip
         self.length_penalty, self.free_length = length_penalty, free_length
 
@@ -251,7 +253,7 @@ class WeightedSum(Reward):
         if not rewards or len(rewards) != len(weights):
             raise ValueError(f"there are {len(rewards)} rewards and {len(weights)} weights; give one weight for each")
         if not all(map(math.isfinite, weights)):
-            raise ValueError(f"the weights are {weights}; use numbers")
+            raise ValueError(f"the weights are {weights}; use finite numbers")
         self.rewards, self.weights = rewards, weights
 
     def prepare(self) -> None:

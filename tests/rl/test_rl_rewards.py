@@ -176,6 +176,14 @@ def test_mistakes(tmp_path):
         ModelReward("m", length_penalty=-1.0)
     with pytest.raises(ValueError, match="2 rewards and 1 weights"):
         WeightedSum([RuleReward(), RuleReward()], [1.0])
+    with pytest.raises(ValueError, match="length_penalty is nan"):
+        ModelReward("m", length_penalty=math.nan)
+    with pytest.raises(ValueError, match=r"the weights are .*use finite numbers"):
+        WeightedSum([RuleReward(), RuleReward()], [1.0, math.nan])
+    with pytest.raises(ValueError, match="2 completions and 1 samples"):
+        ModelReward("m")(["yes", "no"], [sample(1)])
+    with pytest.raises(ValueError, match="0 completions and 0 samples"):
+        ModelReward("m")([], [])
     with pytest.raises(RowError, match="s1 has no answer to compare with"):
         RuleReward()(["yes"], [sample(1)])
     with pytest.raises(RowError, match="s1 has no answer to compare with"):
